@@ -1,0 +1,141 @@
+//! Read-only values the loader sets before load. They are constants to the verifier, which
+//! prunes the branches they rule out.
+
+use crate::{limits, wire};
+
+/// Offset of a field this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Declares every kernel field we touch, with the path that the loader resolves in the kernel's
+/// own BTF.
+macro_rules! kernel_fields {
+    ($($variant:ident = $path:literal,)+) => {
+        /// Index into [`KernelConfig::offsets`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum KernelField { $($variant,)+ }
+
+        impl KernelField {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// `struct.member.member`, as the kernel names it.
+            pub const fn path(self) -> &'static str {
+                match self { $(Self::$variant => $path,)+ }
+            }
+        }
+    };
+}
+
+kernel_fields! {
+    SockFamily = "sock.__sk_common.skc_family",
+    SockState = "sock.__sk_common.skc_state",
+    SockLocalPort = "sock.__sk_common.skc_num",
+    SockRemotePort = "sock.__sk_common.skc_dport",
+    SockLocalV4 = "sock.__sk_common.skc_rcv_saddr",
+    SockRemoteV4 = "sock.__sk_common.skc_daddr",
+    SockLocalV6 = "sock.__sk_common.skc_v6_rcv_saddr",
+    SockRemoteV6 = "sock.__sk_common.skc_v6_daddr",
+    SockNet = "sock.__sk_common.skc_net",
+    SockType = "sock.sk_type",
+    SockProtocol = "sock.sk_protocol",
+    SockSocket = "sock.sk_socket",
+    SockError = "sock.sk_err",
+    SockBacklogLimit = "sock.sk_max_ack_backlog",
+    SocketSock = "socket.sk",
+    SocketFile = "socket.file",
+    FileFlags = "file.f_flags",
+    NetInode = "net.ns.inum",
+    TcpWriteSequence = "tcp_sock.write_seq",
+    TcpCopiedSequence = "tcp_sock.copied_seq",
+    UnixPeer = "unix_sock.peer",
+    UnixAddress = "unix_sock.addr",
+    UnixAddressLength = "unix_address.len",
+    UnixAddressName = "unix_address.name",
+    TaskProcessId = "task_struct.tgid",
+    TaskThreadId = "task_struct.pid",
+    TaskLeader = "task_struct.group_leader",
+    TaskStart = "task_struct.start_boottime",
+    TaskParent = "task_struct.real_parent",
+    TaskSignal = "task_struct.signal",
+    TaskStack = "task_struct.stack",
+    TaskMemory = "task_struct.mm",
+    SignalLive = "signal_struct.live",
+    MemoryEnvironmentStart = "mm_struct.env_start",
+    MemoryEnvironmentEnd = "mm_struct.env_end",
+    RegistersSystemCall = "pt_regs.orig_ax",
+    RegistersArgument1 = "pt_regs.di",
+    RegistersArgument2 = "pt_regs.si",
+    RegistersArgument3 = "pt_regs.dx",
+    RegistersCodeSegment = "pt_regs.cs",
+}
+
+wire! {
+    /// An inclusive range of ports in host byte order.
+    pub struct PortRange {
+        pub first: u16,
+        pub last: u16,
+    }
+}
+
+wire! {
+    /// The one read-only global of the eBPF object.
+    pub struct KernelConfig {
+        /// Byte offsets by [`KernelField`]; [`ABSENT`] where the kernel lacks the field.
+        pub offsets: [u32; KernelField::COUNT],
+        /// Size of `struct pt_regs` in bytes.
+        pub registers_bytes: u32,
+        /// Size of a kernel stack in bytes.
+        pub stack_bytes: u32,
+        /// The agent's own process, never traced.
+        pub agent_process_id: u32,
+        /// 1: every process but the agent is traced.
+        pub trace_all: u32,
+        /// 1: exec records of processes that are not traced are wanted too.
+        pub report_all_execs: u32,
+        /// 1: `bpf_task_pt_regs` and `bpf_get_current_task_btf` exist (Linux 5.15).
+        pub has_task_registers_helper: u32,
+        /// 1: `bpf_get_socket_cookie` works in tracing programs (Linux 5.12).
+        pub has_socket_cookie: u32,
+        /// Capture budgets in bytes, see [`limits`].
+        pub request_turn_bytes: u32,
+        pub response_turn_bytes: u32,
+        pub response_first_call_bytes: u32,
+        pub response_call_bytes: u32,
+        /// Entries of `ports` in use: a process that listens on one of them is traced.
+        pub port_count: u32,
+        pub ports: [PortRange; limits::PORT_RANGES],
+    }
+}
+
+impl KernelConfig {
+    /// Nothing selected, no field known, default budgets.
+    pub const DEFAULT: Self = Self {
+        offsets: [ABSENT; KernelField::COUNT],
+        registers_bytes: 168,
+        stack_bytes: 16 * 1024,
+        agent_process_id: 0,
+        trace_all: 0,
+        report_all_execs: 0,
+        has_task_registers_helper: 0,
+        has_socket_cookie: 0,
+        request_turn_bytes: limits::REQUEST_TURN_BYTES,
+        response_turn_bytes: limits::RESPONSE_TURN_BYTES,
+        response_first_call_bytes: limits::RESPONSE_FIRST_CALL_BYTES,
+        response_call_bytes: limits::RESPONSE_CALL_BYTES,
+        port_count: 0,
+        ports: [PortRange { first: 0, last: 0 }; limits::PORT_RANGES],
+    };
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::KernelConfig;
+
+    // SAFETY: repr(C), integers only, no padding (IntoBytes is derived), any bit pattern valid.
+    #[expect(unsafe_code, reason = "aya reads and writes map values and globals by Pod")]
+    unsafe impl aya::Pod for KernelConfig {}
+    // SAFETY: as above.
+    #[expect(unsafe_code, reason = "aya reads and writes map values and globals by Pod")]
+    unsafe impl aya::Pod for crate::connection::ConnectionState {}
+}

@@ -1,0 +1,44 @@
+//! Every size and bound that both sides rely on, with unit and reason.
+
+/// Bytes copied from one socket call at most. Request heads of common servers are limited to
+/// 8 KiB (Apache, Tomcat), 16 KiB (Node) or 32 KiB (nginx, four buffers of 8 KiB).
+pub const CAPTURE_BYTES: usize = 16 * 1024;
+
+/// Bytes captured in one request turn.
+pub const REQUEST_TURN_BYTES: u32 = 16 * 1024;
+
+/// Bytes captured in one response turn: room for the heads of pipelined responses.
+pub const RESPONSE_TURN_BYTES: u32 = 16 * 1024;
+
+/// Bytes captured of the call that begins a response: status line and headers, cookies included.
+pub const RESPONSE_FIRST_CALL_BYTES: u32 = 2 * 1024;
+
+/// Bytes captured of each later call of a response: chunk sizes, or the head of the next
+/// pipelined response.
+pub const RESPONSE_CALL_BYTES: u32 = 512;
+
+/// I/O vector elements looked at in one call (`UIO_FASTIOV` is 8; nginx and Node use few).
+pub const IO_VECTORS: u32 = 16;
+
+/// Bytes of a new program's environment block that an exec record carries.
+pub const ENVIRONMENT_BYTES: usize = 8 * 1024;
+
+/// Connections with state at one time. About 200 bytes each of kernel memory.
+pub const CONNECTIONS: u32 = 65_536;
+
+/// Processes that can be traced at one time; the default `pid_max` of small machines is 32,768.
+pub const PROCESSES: u32 = 65_536;
+
+/// Bytes of the ring buffer: a power of two of pages. It is mapped twice (data pages follow
+/// themselves, so that a record never wraps), and counts twice in the agent's RSS.
+pub const RING_BYTES: u32 = 4 * 1024 * 1024;
+
+/// Ring buffer fill in bytes at which the kernel wakes the reader before its next poll.
+pub const RING_WAKE_BYTES: u64 = RING_BYTES as u64 / 4;
+
+/// Port ranges that can be selected on the kernel side.
+pub const PORT_RANGES: usize = 16;
+
+/// Scratch areas per CPU: one for each attached program that fills a record, because one may
+/// interrupt another.
+pub const SCRATCH_SLOTS: u32 = 8;

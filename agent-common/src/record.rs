@@ -1,0 +1,58 @@
+//! The first bytes of everything in the ring buffer.
+
+use crate::wire;
+
+wire! {
+    /// Starts every record; `length` counts the whole record, this header included.
+    pub struct RecordHeader {
+        /// A [`RecordKind`] as an integer.
+        pub kind: u16,
+        pub reserved: u16,
+        /// Bytes of the whole record.
+        pub length: u32,
+        /// `CLOCK_BOOTTIME` in nanoseconds: it counts on through suspend (`bpf_ktime_get_boot_ns`,
+        /// Linux 5.8).
+        pub timestamp_ns: u64,
+    }
+}
+
+/// What follows a [`RecordHeader`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum RecordKind {
+    /// [`crate::payload::SocketData`] and the captured bytes.
+    SocketData = 1,
+    /// [`crate::connection::ConnectionOpened`].
+    ConnectionOpened = 2,
+    /// [`crate::connection::ConnectionClosing`].
+    ConnectionClosing = 3,
+    /// [`crate::process::ProcessExec`] and the start of the environment block.
+    ProcessExec = 4,
+    /// [`crate::process::ProcessFork`].
+    ProcessFork = 5,
+    /// [`crate::process::ProcessExit`].
+    ProcessExit = 6,
+    /// [`crate::process::ProcessListen`].
+    ProcessListen = 7,
+}
+
+/// The integer names no [`RecordKind`]: the two sides were built from different sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownKind(pub u16);
+
+impl TryFrom<u16> for RecordKind {
+    type Error = UnknownKind;
+
+    fn try_from(kind: u16) -> Result<Self, UnknownKind> {
+        Ok(match kind {
+            1 => Self::SocketData,
+            2 => Self::ConnectionOpened,
+            3 => Self::ConnectionClosing,
+            4 => Self::ProcessExec,
+            5 => Self::ProcessFork,
+            6 => Self::ProcessExit,
+            7 => Self::ProcessListen,
+            other => return Err(UnknownKind(other)),
+        })
+    }
+}

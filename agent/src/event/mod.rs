@@ -1,0 +1,101 @@
+//! Records to events. Pure.
+//!
+//! The only module that knows how the kernel side lays out its records; everything after it sees
+//! [`Event`]. Input comes from the kernel, yet it never panics on it.
+#![deny(clippy::indexing_slicing)]
+
+pub mod clock;
+pub mod decode;
+
+use std::net::IpAddr;
+
+pub use agent_common::connection::{ClosingStep, Direction, DirectionState, Role};
+
+/// A process, safe against reuse of its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId {
+    /// Process id in the initial PID namespace.
+    pub pid: u32,
+    /// Start of the process since boot in clock ticks of 10 ms, as field 22 of `/proc/PID/stat`
+    /// has it; the kernel side's nanoseconds are cut to it, so that both sources agree. 0 where
+    /// unknown.
+    pub start_ticks: u64,
+}
+
+/// Nanoseconds in a clock tick of `/proc` (`USER_HZ` is 100 on every supported architecture).
+pub const TICK_NS: u64 = 10_000_000;
+
+impl ProcessId {
+    pub const fn new(pid: u32, start_boottime_ns: u64) -> Self {
+        Self { pid, start_ticks: start_boottime_ns / TICK_NS }
+    }
+}
+
+/// The thread that did it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Unit {
+    pub process: ProcessId,
+    pub thread_id: u32,
+}
+
+/// Identity of a connection while it exists: socket cookie or socket address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// Both ends of a connection as the observed process sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoints {
+    Inet { local: (IpAddr, u16), remote: (IpAddr, u16), network_namespace: u32 },
+    /// Identities of the two ends, 0 where unknown.
+    Unix { local: u64, remote: u64 },
+}
+
+/// What the kernel side reported. Times are `CLOCK_BOOTTIME` nanoseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event<'a> {
+    pub timestamp_ns: u64,
+    pub kind: EventKind<'a>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum EventKind<'a> {
+    Data(Data<'a>),
+    Opened { unit: Unit, connection: ConnectionId, endpoints: Endpoints, role: Role, unix_path: Option<String> },
+    Closing { connection: ConnectionId, step: ClosingStep, error: u32, inbound: DirectionState, outbound: DirectionState },
+    Exec(Exec<'a>),
+    Fork { parent: Unit, child: Unit },
+    Exit { process: ProcessId },
+    Listen { process: ProcessId, port: u16, traced: bool },
+}
+
+/// One socket call that moved bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data<'a> {
+    pub unit: Unit,
+    pub connection: ConnectionId,
+    pub endpoints: Endpoints,
+    pub role: Role,
+    pub direction: Direction,
+    pub position: u64,
+    /// Bytes that the call moved; 0 for the end of the stream.
+    pub original_length: u32,
+    pub tcp_sequence: u32,
+    pub turn_start: bool,
+    pub non_blocking: bool,
+    pub complete: bool,
+    pub end_of_stream: bool,
+    /// The first bytes of the call.
+    pub bytes: &'a [u8],
+    pub opposite: DirectionState,
+}
+
+/// A process replaced its program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exec<'a> {
+    pub process: ProcessId,
+    pub parent_pid: u32,
+    pub traced: bool,
+    pub command: String,
+    /// `NAME=value` strings that end in NUL; the last one may be cut.
+    pub environment: &'a [u8],
+}

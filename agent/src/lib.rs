@@ -1,0 +1,14 @@
+//! Zero-code tracing: bytes of unmodified programs in, OpenTelemetry spans out.
+//!
+//! ```text
+//! kernel (edge) -> event -> connection -> protocol -> context -> enrich -> sample -> export (edge)
+//!    records      Event   streams       exchanges   parents   resources  verdicts   OTLP, console
+//! ```
+//!
+//! Modules stand in the order of that flow. Everything between the two edges is synchronous and
+//! pure, and `engine` composes it: a recording of ring-buffer records replays to the same spans.
+#![forbid(unsafe_code)]
+
+pub mod self_metrics;
+pub mod span;
+pub mod protocol;

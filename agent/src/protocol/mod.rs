@@ -1,0 +1,173 @@
+//! Bytes to exchanges, exchanges to span details. Pure.
+//!
+//! A protocol is a folder with the same files: `mod.rs` (spec, limits, what is not covered),
+//! `parse.rs` (bytes to messages), `exchange.rs` (request and response paired), `describe.rs`
+//! (names, status, attributes) and `vectors/`. Adding one touches that folder and one row of
+//! [`REGISTRY`]; the parts that follow see only [`Progress`].
+//!
+//! Input from the network never panics: no indexing and no unwrap on it below this module.
+#![deny(clippy::indexing_slicing)]
+
+pub mod detect;
+pub mod http1;
+pub mod reader;
+
+use std::net::IpAddr;
+
+use crate::span::{Details, Kind};
+
+/// The two flows of a connection, whichever end we observe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flow {
+    /// From client to server.
+    Request,
+    /// From server to client.
+    Response,
+}
+
+impl Flow {
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Request => Self::Response,
+            Self::Response => Self::Request,
+        }
+    }
+}
+
+/// What happened next in one flow. Positions count bytes of that flow; time is `CLOCK_BOOTTIME`
+/// nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Contiguous bytes: the first one follows the last input of this flow.
+    Bytes {
+        data: &'a [u8],
+        position: u64,
+        time_ns: u64,
+        /// The last bytes before these flowed the other way: a new message may begin here.
+        turn_start: bool,
+    },
+    /// Bytes that flowed but were not captured.
+    Skipped {
+        length: u64,
+        position: u64,
+        /// When the last of them flowed.
+        last_ns: u64,
+        /// The last bytes of them, right aligned, zeros before; all zero when unknown.
+        tail: [u8; 8],
+    },
+    /// This flow has ended: its sender closed, or the connection broke.
+    End { cause: EndCause, time_ns: u64 },
+}
+
+/// Why a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndCause {
+    /// The sender of this flow closed its direction in good order.
+    Closed,
+    /// The connection was reset; nothing more comes in either flow.
+    Reset,
+    /// The connection timed out in the kernel.
+    TimedOut,
+    /// The observation ends (agent stops, connection state lost); the connection itself may go on.
+    Unobserved,
+}
+
+/// Numbers the exchanges of one connection in the order their requests began, from 0.
+pub type ExchangeNumber = u64;
+
+/// What a session learned from an input. Order for one exchange: `RequestStarted`,
+/// then `RequestHead` (not for a head that was never seen whole), then `ResponseStarted` (not
+/// when no response byte was seen), then `Finished` exactly once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// The first byte of a request was seen.
+    RequestStarted { exchange: ExchangeNumber, position: u64, time_ns: u64 },
+    /// The request's head is complete: what it says of its trace context.
+    RequestHead { exchange: ExchangeNumber, headers: TraceHeaders },
+    /// The first byte of the (final or interim) response was seen.
+    ResponseStarted { exchange: ExchangeNumber, time_ns: u64 },
+    /// Nothing more will be learned. `end_ns` is the last byte of the response where it was
+    /// observed, else the last thing that was.
+    Finished { exchange: ExchangeNumber, start_ns: u64, end_ns: u64, details: Box<Details> },
+}
+
+/// Propagation headers as they stood in a request, not validated. The first `traceparent` counts
+/// only if it is the only one (W3C Trace Context, section 3.2: more than one is invalid);
+/// `tracestate` fields are joined by commas in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TraceHeaders {
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+}
+
+/// What the protocol may say about the connection, fixed when the session begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Which end we observe: a server's spans are SERVER spans.
+    pub kind: Kind,
+    pub local: Address,
+    pub peer: Address,
+    /// Bytes were seen from the connection's first one on, in both flows.
+    pub complete: bool,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Inet { ip: IpAddr, port: u16 },
+    /// Empty for an unnamed socket; an abstract name begins with `@`.
+    Unix { path: String },
+}
+
+/// One connection's understanding of one protocol. Inputs come in the order things happened;
+/// what was learned is polled after each.
+pub trait Session: Send {
+    fn handle(&mut self, flow: Flow, input: Input<'_>);
+
+    /// Call until `None` after each `handle`.
+    fn poll(&mut self) -> Option<Progress>;
+
+    /// Bytes of this flow from its current position on whose end is not known yet but would let
+    /// an exchange finish: user space then asks the kernel how far the flow has come and feeds
+    /// `Skipped`. `None` when nothing is awaited.
+    fn awaited(&self, flow: Flow) -> Option<Awaited>;
+
+    /// The session has understood that the connection no longer speaks this protocol (CONNECT,
+    /// Upgrade) or never did; no more input is wanted.
+    fn is_over(&self) -> bool;
+}
+
+/// What a session waits for in a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// This many more bytes.
+    Bytes(u64),
+    /// An end that only the tail of the flow, the next turn or the close will show.
+    End,
+}
+
+/// What a protocol thinks of the first bytes of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// These bytes cannot begin this protocol.
+    No,
+    /// More bytes are needed to say.
+    NeedMore,
+    /// They could, and other protocols could look the same; the other flow decides.
+    Maybe,
+    /// No other protocol begins so.
+    Certain,
+}
+
+/// One row per protocol.
+pub struct Protocol {
+    /// Lower case, as in `network.protocol.name`.
+    pub name: &'static str,
+    /// What the bytes at the start of a turn say, when they flow from client to server
+    /// (`Flow::Request`) or back.
+    pub detect: fn(Flow, &[u8]) -> Verdict,
+    pub session: fn(Endpoint) -> Box<dyn Session>,
+}
+
+pub static REGISTRY: &[Protocol] =
+    &[Protocol { name: "http", detect: http1::detect, session: http1::session }];

@@ -1,0 +1,114 @@
+//! The agent's own counters: what passed, and what was lost with the reason. Leaf, importable
+//! by all.
+//!
+//! Counters are atomics so that the engine, the exporters and the status page share one
+//! [`SelfMetrics`] without locks; only a loss, which should be rare, takes a lock to note the
+//! service.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Declares an enum whose variants have a stable name and a sentence for people.
+macro_rules! named {
+    ($(#[$attribute:meta])* $type:ident { $($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+ }) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $type { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $type {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc,)+),)+ }
+            }
+        }
+    };
+}
+
+named! {
+    /// What passed through the agent.
+    Counter {
+        /// Records read from the ring buffer.
+        RecordsReceived = "records.received",
+        /// Bytes read from the ring buffer.
+        RecordBytesReceived = "records.bytes",
+        /// Connections seen.
+        ConnectionsSeen = "connections.seen",
+        /// Requests whose first byte was seen.
+        ExchangesStarted = "exchanges.started",
+        /// Spans made.
+        SpansCreated = "spans.created",
+        /// Spans not wanted by the sampler.
+        SpansNotSampled = "spans.not_sampled",
+        /// Spans that a receiver took, or that were printed.
+        SpansExported = "spans.exported",
+        /// Export calls that succeeded.
+        ExportsSucceeded = "exports.succeeded",
+        /// Export calls that were tried again.
+        ExportsRetried = "exports.retried",
+        /// Bytes that flowed but were not captured, by budget or by system call.
+        BytesNotCaptured = "bytes.not_captured",
+    }
+}
+
+named! {
+    /// Why something was lost in user space. Kernel reasons are `agent_common::drop_reason`.
+    Loss {
+        /// A record was not of a known form.
+        RecordMalformed = "record_malformed",
+        /// The queue from the ring reader to the engine was full; records were dropped.
+        ReaderQueueFull = "reader_queue_full",
+        /// Too many connections were open at once; the oldest idle one was forgotten.
+        ConnectionTableFull = "connection_table_full",
+        /// A request began that no protocol recognised later, or its parser gave up.
+        ExchangeUnparsed = "exchange_unparsed",
+        /// Too many spans waited for their trace to settle; the oldest left unjoined.
+        TraceHoldFull = "trace_hold_full",
+        /// The export queue was full; spans were dropped.
+        ExportQueueFull = "export_queue_full",
+        /// The receiver took only part of a request.
+        ExportRejected = "export_rejected",
+        /// The receiver refused, or could not be reached until retries ran out.
+        ExportFailed = "export_failed",
+        /// The final flush ran out of time.
+        ShutdownTimeout = "shutdown_timeout",
+    }
+}
+
+/// Shared by everything that counts.
+#[derive(Debug, Default)]
+pub struct SelfMetrics {
+    counters: [AtomicU64; Counter::ALL.len()],
+    /// By reason and service; the service is empty where it is not known.
+    losses: Mutex<BTreeMap<(Loss, String), u64>>,
+}
+
+impl SelfMetrics {
+    pub fn add(&self, counter: Counter, count: u64) {
+        if let Some(cell) = self.counters.get(counter as usize) {
+            cell.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    pub fn total(&self, counter: Counter) -> u64 {
+        self.counters.get(counter as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+
+    pub fn lose(&self, reason: Loss, service: &str, count: u64) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        *losses.entry((reason, service.to_owned())).or_default() += count;
+    }
+
+    pub fn losses(&self) -> BTreeMap<(Loss, String), u64> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

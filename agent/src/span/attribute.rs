@@ -1,0 +1,133 @@
+//! Attribute keys and values. Every key the agent emits is a constant here.
+
+use std::borrow::Cow;
+
+/// A key and its value. Keys are constants except those that users configure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attribute {
+    pub key: Cow<'static, str>,
+    pub value: Value,
+}
+
+impl Attribute {
+    pub fn new(key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
+        Self { key: key.into(), value: value.into() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    String(Cow<'static, str>),
+    Int(i64),
+    Double(f64),
+    Bool(bool),
+    StringArray(Vec<String>),
+}
+
+impl Value {
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(value) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+impl From<String> for Value {
+    fn from(value: String) -> Self {
+        Self::String(Cow::Owned(value))
+    }
+}
+
+impl From<&'static str> for Value {
+    fn from(value: &'static str) -> Self {
+        Self::String(Cow::Borrowed(value))
+    }
+}
+
+impl From<Cow<'static, str>> for Value {
+    fn from(value: Cow<'static, str>) -> Self {
+        Self::String(value)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<u16> for Value {
+    fn from(value: u16) -> Self {
+        Self::Int(value.into())
+    }
+}
+
+impl From<u32> for Value {
+    fn from(value: u32) -> Self {
+        Self::Int(value.into())
+    }
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Double(value)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+// Resource: semantic conventions, docs/resource.
+pub const SERVICE_NAME: &str = "service.name";
+pub const SERVICE_NAMESPACE: &str = "service.namespace";
+pub const SERVICE_VERSION: &str = "service.version";
+pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
+pub const TELEMETRY_SDK_NAME: &str = "telemetry.sdk.name";
+pub const TELEMETRY_SDK_LANGUAGE: &str = "telemetry.sdk.language";
+pub const TELEMETRY_SDK_VERSION: &str = "telemetry.sdk.version";
+pub const TELEMETRY_DISTRO_NAME: &str = "telemetry.distro.name";
+pub const TELEMETRY_DISTRO_VERSION: &str = "telemetry.distro.version";
+pub const PROCESS_PID: &str = "process.pid";
+pub const PROCESS_CREATION_TIME: &str = "process.creation.time";
+pub const PROCESS_EXECUTABLE_NAME: &str = "process.executable.name";
+pub const PROCESS_EXECUTABLE_PATH: &str = "process.executable.path";
+pub const CONTAINER_ID: &str = "container.id";
+pub const HOST_NAME: &str = "host.name";
+pub const HOST_ID: &str = "host.id";
+pub const OS_TYPE: &str = "os.type";
+
+// HTTP: semantic conventions, docs/http/http-spans.md.
+pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
+pub const HTTP_REQUEST_METHOD_ORIGINAL: &str = "http.request.method_original";
+pub const HTTP_REQUEST_BODY_SIZE: &str = "http.request.body.size";
+pub const HTTP_RESPONSE_BODY_SIZE: &str = "http.response.body.size";
+pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+pub const URL_SCHEME: &str = "url.scheme";
+pub const URL_PATH: &str = "url.path";
+pub const URL_QUERY: &str = "url.query";
+pub const URL_FULL: &str = "url.full";
+pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
+
+// General: semantic conventions, docs/general/attributes.md and recording-errors.md.
+pub const CLIENT_ADDRESS: &str = "client.address";
+pub const SERVER_ADDRESS: &str = "server.address";
+pub const SERVER_PORT: &str = "server.port";
+pub const NETWORK_PEER_ADDRESS: &str = "network.peer.address";
+pub const NETWORK_PEER_PORT: &str = "network.peer.port";
+pub const NETWORK_TRANSPORT: &str = "network.transport";
+pub const NETWORK_PROTOCOL_NAME: &str = "network.protocol.name";
+pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
+pub const ERROR_TYPE: &str = "error.type";
+
+// Our own.
+/// How the parent was proven: see `context::Evidence`.
+pub const PARENT_EVIDENCE: &str = "ebpf_agent.parent.evidence";
+/// Why a link is not a parent.
+pub const LINK_REASON: &str = "ebpf_agent.link.reason";
+/// What of the exchange was not observed (`response`, `response_end`, `request_start`...); absent
+/// when all was.
+pub const UNOBSERVED: &str = "ebpf_agent.unobserved";
