@@ -222,7 +222,8 @@ def collector_errors(name, config):
 def collector_configs(resources):
     """(name, configuration) of every collector: ConfigMaps, then files."""
     for resource in resources:
-        for key, text in resource.get("data", {}).items() if resource["kind"] == "ConfigMap" else ():
+        data = resource["data"] if resource["kind"] == "ConfigMap" else {}
+        for key, text in data.items():
             yield f"{title(resource)}, {key}", read(text)[0]
     for path in sorted((DEPLOY / "collector").glob("*.yaml")):
         yield str(path.relative_to(DEPLOY)), read(path.read_text())[0]
