@@ -9,6 +9,8 @@
 //! pure, and `engine` composes it: a recording of ring-buffer records replays to the same spans.
 #![forbid(unsafe_code)]
 
+pub mod connection;
+pub mod context;
 pub mod event;
 pub mod kernel;
 pub mod process;
