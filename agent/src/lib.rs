@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod context;
+pub mod engine;
 pub mod enrich;
 pub mod event;
 pub mod failure;
