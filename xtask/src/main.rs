@@ -8,6 +8,7 @@
 
 mod setup;
 mod steps;
+mod tidy;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Installs what is missing to build the agent, and with --tests to test it.
     Setup(setup::Arguments),
+    /// Checks imports, edges, file lengths and words.
+    Tidy,
 }
 
 fn main() -> ExitCode {
@@ -44,5 +47,6 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Setup(arguments) => setup::run(arguments),
+        Command::Tidy => tidy::run(),
     }
 }
