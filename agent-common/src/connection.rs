@@ -13,11 +13,11 @@ wire! {
         /// Inode number of the network namespace; 0 where unknown.
         pub network_namespace: u32,
         pub reserved_2: u32,
-        /// Network byte order; IPv4 in the first four bytes. For unix sockets the first eight
-        /// bytes identify the own end while it exists.
-        pub local: [u8; 16],
+        /// The address as it lies in memory, in network byte order; IPv4 in the first four bytes.
+        /// For unix sockets the first word identifies the own end while it exists.
+        pub local: [u64; 2],
         /// As `local`, for the other end.
-        pub remote: [u8; 16],
+        pub remote: [u64; 2],
     }
 }
 

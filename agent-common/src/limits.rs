@@ -1,14 +1,23 @@
 //! Every size and bound that both sides rely on, with unit and reason.
 
 /// Bytes copied from one socket call at most. Request heads of common servers are limited to
-/// 8 KiB (Apache, Tomcat), 16 KiB (Node) or 32 KiB (nginx, four buffers of 8 KiB).
-pub const CAPTURE_BYTES: usize = 16 * 1024;
+/// 8 KiB (Apache, Tomcat), 16 KiB (Node) or 32 KiB (nginx, four buffers of 8 KiB). A little less
+/// than 16 KiB, so that a record and the slack the verifier wants (see [`SCRATCH_BYTES`]) fit a
+/// per-CPU map value, which is bound by 32 KiB (`PCPU_MIN_UNIT_SIZE`).
+pub const CAPTURE_BYTES: usize = 16 * 1024 - 256;
+
+/// Where a captured byte may begin at most, plus one; a power of two, for a mask.
+pub const CAPTURE_OFFSETS: usize = 16 * 1024;
+
+/// Bytes behind a record header in the scratch area: any offset below [`CAPTURE_OFFSETS`] plus any
+/// length up to [`CAPTURE_BYTES`] fits, which the verifier can prove from the two bounds alone.
+pub const SCRATCH_BYTES: usize = CAPTURE_OFFSETS + CAPTURE_BYTES;
 
 /// Bytes captured in one request turn.
-pub const REQUEST_TURN_BYTES: u32 = 16 * 1024;
+pub const REQUEST_TURN_BYTES: u32 = CAPTURE_BYTES as u32;
 
 /// Bytes captured in one response turn: room for the heads of pipelined responses.
-pub const RESPONSE_TURN_BYTES: u32 = 16 * 1024;
+pub const RESPONSE_TURN_BYTES: u32 = CAPTURE_BYTES as u32;
 
 /// Bytes captured of the call that begins a response: status line and headers, cookies included.
 pub const RESPONSE_FIRST_CALL_BYTES: u32 = 2 * 1024;
@@ -33,12 +42,16 @@ pub const PROCESSES: u32 = 65_536;
 /// themselves, so that a record never wraps), and counts twice in the agent's RSS.
 pub const RING_BYTES: u32 = 4 * 1024 * 1024;
 
-/// Ring buffer fill in bytes at which the kernel wakes the reader before its next poll.
-pub const RING_WAKE_BYTES: u64 = RING_BYTES as u64 / 4;
-
 /// Port ranges that can be selected on the kernel side.
 pub const PORT_RANGES: usize = 16;
 
 /// Scratch areas per CPU: one for each attached program that fills a record, because one may
-/// interrupt another.
+/// interrupt another. The loader lowers it to what the chosen hooks use.
 pub const SCRATCH_SLOTS: u32 = 8;
+
+/// Accepted connections whose first byte has not flowed yet, of all processes.
+pub const ACCEPTED: u32 = 16_384;
+
+/// Threads inside a call between the entry and the return half of a kretprobe, or between two
+/// messages of a `sendmmsg` or `recvmmsg`.
+pub const CALLS_IN_PROGRESS: u32 = 16_384;

@@ -9,6 +9,9 @@
 //! pure, and `engine` composes it: a recording of ring-buffer records replays to the same spans.
 #![forbid(unsafe_code)]
 
+pub mod event;
+pub mod kernel;
+pub mod process;
+pub mod protocol;
 pub mod self_metrics;
 pub mod span;
-pub mod protocol;

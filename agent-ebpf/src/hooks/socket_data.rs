@@ -1,0 +1,358 @@
+//! Bytes that sockets moved: tracepoints since Linux 6.3, fexit before.
+//!
+//! hook: tp_btf sock_send_length(struct sock *sk, int ret, int flags), since 6.3
+//! hook: tp_btf sock_recv_length(struct sock *sk, int ret, int flags), since 6.3
+//! hook: fexit inet_sendmsg, inet6_sendmsg, unix_stream_sendmsg
+//!       (struct socket *sock, struct msghdr *m, size_t size) -> int, since 5.5
+//! hook: fexit inet_recvmsg, inet6_recvmsg, unix_stream_recvmsg
+//!       (struct socket *sock, struct msghdr *m, size_t size, int flags) -> int, since 5.5
+//! fallback: kretprobe on the same functions, in `kretprobe.rs`
+
+use agent_common::{
+    connection::{
+        ConnectionOpened, ConnectionState, Direction, FAMILY_UNIX, Role,
+    },
+    kernel_config::KernelField,
+    limits,
+    payload::{SocketData, flags},
+    process::ExecutionUnit,
+    record::RecordKind,
+};
+use aya_ebpf::{
+    macros::{btf_tracepoint, fexit},
+    programs::{BtfTracePointContext, FExitContext},
+};
+
+use crate::{
+    connection::{self, Place},
+    emit,
+    maps::CONNECTIONS,
+    process,
+    read::{
+        field,
+        sock::{Sock, Stream},
+    },
+    scratch::{self, HEAD_BYTES, Scratch, Slot},
+    user_buffer::{self, UserBuffer},
+};
+
+/// `MSG_PEEK`: the bytes stay in the socket and will be received again.
+const PEEK: i32 = 2;
+
+/// A socket call that has just returned.
+pub(crate) struct Transfer {
+    pub(crate) sock: *const u8,
+    pub(crate) direction: Direction,
+    /// Bytes moved, or a negative errno.
+    pub(crate) result: i32,
+    pub(crate) message_flags: i32,
+    pub(crate) slot: Slot,
+}
+
+#[btf_tracepoint(function = "sock_send_length")]
+pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+    handle(&Transfer {
+        sock: ctx.arg(0),
+        result: ctx.arg(1),
+        message_flags: ctx.arg(2),
+        direction: Direction::Outbound,
+        slot: Slot::Send,
+    })
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+    handle(&Transfer {
+        sock: ctx.arg(0),
+        result: ctx.arg(1),
+        message_flags: ctx.arg(2),
+        direction: Direction::Inbound,
+        slot: Slot::Receive,
+    })
+}
+
+/// Arguments of the send functions: the result follows three arguments.
+#[inline(always)]
+fn sent(ctx: &FExitContext, slot: Slot) -> i32 {
+    handle(&Transfer {
+        sock: socket_sock(ctx.arg(0)),
+        result: ctx.arg(3),
+        message_flags: 0,
+        direction: Direction::Outbound,
+        slot,
+    })
+}
+
+/// Arguments of the receive functions: the result follows four arguments.
+#[inline(always)]
+fn received(ctx: &FExitContext, slot: Slot) -> i32 {
+    handle(&Transfer {
+        sock: socket_sock(ctx.arg(0)),
+        result: ctx.arg(4),
+        message_flags: ctx.arg(3),
+        direction: Direction::Inbound,
+        slot,
+    })
+}
+
+/// `socket->sk`, loaded directly so that the verifier still knows that it is a socket.
+#[inline(always)]
+fn socket_sock(socket: *const u8) -> *const u8 {
+    let Some(offset) = crate::read::offset(KernelField::SocketSock) else {
+        return core::ptr::null();
+    };
+    // SAFETY: `socket` is the hook's own argument and the offset comes from its BTF; the verifier
+    // checks the access and makes it safe against faults.
+    unsafe { core::ptr::read_volatile(socket.add(offset).cast()) }
+}
+
+#[fexit(function = "inet_sendmsg")]
+pub(crate) fn inet_sendmsg_exit(ctx: FExitContext) -> i32 {
+    sent(&ctx, Slot::Send)
+}
+
+#[fexit(function = "inet6_sendmsg")]
+pub(crate) fn inet6_sendmsg_exit(ctx: FExitContext) -> i32 {
+    sent(&ctx, Slot::Send6)
+}
+
+#[fexit(function = "unix_stream_sendmsg")]
+pub(crate) fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
+    sent(&ctx, Slot::SendUnix)
+}
+
+#[fexit(function = "inet_recvmsg")]
+pub(crate) fn inet_recvmsg_exit(ctx: FExitContext) -> i32 {
+    received(&ctx, Slot::Receive)
+}
+
+#[fexit(function = "inet6_recvmsg")]
+pub(crate) fn inet6_recvmsg_exit(ctx: FExitContext) -> i32 {
+    received(&ctx, Slot::Receive6)
+}
+
+#[fexit(function = "unix_stream_recvmsg")]
+pub(crate) fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
+    received(&ctx, Slot::ReceiveUnix)
+}
+
+/// The one body of every socket data hook.
+#[inline(always)]
+pub(crate) fn handle(transfer: &Transfer) -> i32 {
+    if let Some(unit) = process::traced_unit() {
+        try_handle(transfer, unit);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_handle(transfer: &Transfer, unit: ExecutionUnit) -> Option<()> {
+    if transfer.message_flags & PEEK != 0 || transfer.sock.is_null() {
+        return None;
+    }
+    if transfer.result < 0 {
+        user_buffer::abandon_messages();
+        return None;
+    }
+    let ended = transfer.result == 0;
+    if ended && matches!(transfer.direction, Direction::Outbound) {
+        return None;
+    }
+    let sock = Sock(transfer.sock);
+    let identity = sock.identity();
+    let state = match CONNECTIONS.get_ptr_mut(&identity) {
+        Some(state) => state,
+        None => {
+            let stream = sock.stream()?;
+            if ended {
+                return None;
+            }
+            open(sock, stream, identity, unit, transfer.slot)?
+        }
+    };
+    // SAFETY: a pointer into the map's value; concurrent calls on one socket may mix counts, which
+    // shows as a gap, never as memory unsafety.
+    let state = unsafe { &mut *state };
+    state.unit = unit;
+    emit_data(transfer, sock, identity, unit, state)
+}
+
+/// State for a connection seen for the first time. A unix socket is announced with its path,
+/// which no later record carries.
+#[inline(always)]
+fn open(
+    sock: Sock,
+    stream: Stream,
+    identity: u64,
+    unit: ExecutionUnit,
+    slot: Slot,
+) -> Option<*mut ConnectionState> {
+    let state = connection::state(sock, stream, identity, unit, slot)?;
+    if stream == Stream::Unix {
+        announce(sock, identity, unit, Role::Unknown, slot);
+    }
+    Some(state)
+}
+
+/// Writes a [`ConnectionOpened`] record.
+#[inline(always)]
+pub(crate) fn announce(
+    sock: Sock,
+    identity: u64,
+    unit: ExecutionUnit,
+    role: Role,
+    slot: Slot,
+) -> Option<()> {
+    let area = scratch::area(slot)?;
+    // SAFETY: the area is larger and aligned to 8; nobody else uses this slot now; all bit
+    // patterns are valid.
+    let record = unsafe {
+        scratch::zero_words(area.cast::<ConnectionOpened>());
+        &mut *area.cast::<ConnectionOpened>()
+    };
+    let length = size_of::<ConnectionOpened>();
+    record.header = emit::header(RecordKind::ConnectionOpened, length, emit::now_ns());
+    record.unit = unit;
+    record.connection = identity;
+    sock.write_addresses(&mut record.addresses);
+    record.role = role as u8;
+    record.unix_path_length = if record.addresses.family == FAMILY_UNIX {
+        sock.write_unix_path(&mut record.unix_path)
+    } else {
+        0
+    };
+    emit::record::<ConnectionOpened>(record);
+    Some(())
+}
+
+/// Captures what the budget allows and counts the rest.
+#[inline(always)]
+fn emit_data(
+    transfer: &Transfer,
+    sock: Sock,
+    identity: u64,
+    unit: ExecutionUnit,
+    state: &mut ConnectionState,
+) -> Option<()> {
+    let now_ns = emit::now_ns();
+    let moved = transfer.result as u32;
+    if moved == 0 {
+        let place = Place {
+            position: state.inbound.position,
+            turn_start: false,
+            budget: 0,
+        };
+        let area = scratch::area(transfer.slot)?;
+        let flag = flags::END_OF_STREAM;
+        write_head(transfer, sock, identity, unit, state, &place, now_ns, area, flag);
+        emit::scratch_record(area, HEAD_BYTES, 0);
+        return Some(());
+    }
+    let place = connection::place(state, transfer.direction);
+    let buffer = user_buffer::locate();
+    if let UserBuffer::Unknown(reason) = buffer {
+        emit::count(reason);
+    }
+    let mut tail = [0; 8];
+    if place.budget == 0 && !place.turn_start {
+        tail = user_buffer::tail(buffer, moved);
+    } else {
+        let area = scratch::area(transfer.slot)?;
+        let wanted = if moved < place.budget { moved } else { place.budget };
+        let captured = capture(buffer, wanted, area);
+        if captured > 0 || place.turn_start {
+            write_head(transfer, sock, identity, unit, state, &place, now_ns, area, 0);
+            // SAFETY: a field of the scratch area, see `write_head`.
+            unsafe { (*area.cast::<SocketData>()).captured_length = captured };
+            // SAFETY: as above.
+            unsafe {
+                (*area.cast::<SocketData>()).header.length += captured;
+            }
+            if emit::scratch_record(area, HEAD_BYTES, captured) {
+                state.turn_captured += captured;
+            }
+        }
+        if captured < moved {
+            tail = user_buffer::tail(buffer, moved);
+        }
+    }
+    connection::advance(state, transfer.direction, moved, now_ns, tail);
+    Some(())
+}
+
+/// Bytes captured behind the head; 0 when the buffer cannot be read, which is counted.
+#[inline(always)]
+fn capture(buffer: UserBuffer, wanted: u32, area: *mut Scratch) -> u32 {
+    if matches!(buffer, UserBuffer::Unknown(_)) {
+        return 0;
+    }
+    // SAFETY: `bytes` has room for SCRATCH_BYTES.
+    match unsafe { user_buffer::capture(buffer, wanted, (&raw mut (*area).bytes).cast()) } {
+        Ok(captured) => captured,
+        Err(reason) => {
+            emit::count(reason);
+            0
+        }
+    }
+}
+
+/// Fills the fixed part of the record in place.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one caller's locals; a struct would cost stack")]
+fn write_head(
+    transfer: &Transfer,
+    sock: Sock,
+    identity: u64,
+    unit: ExecutionUnit,
+    state: &ConnectionState,
+    place: &Place,
+    now_ns: u64,
+    area: *mut Scratch,
+    more_flags: u16,
+) {
+    // SAFETY: the head of the area has the size and alignment of SocketData; nobody else uses
+    // this slot now; all bit patterns are valid.
+    let record = unsafe { &mut *area.cast::<SocketData>() };
+    let (opposite, sequence) = match transfer.direction {
+        Direction::Inbound => (&state.outbound, sequence(state, sock, Direction::Inbound)),
+        Direction::Outbound => (&state.inbound, sequence(state, sock, Direction::Outbound)),
+    };
+    record.header = emit::header(RecordKind::SocketData, HEAD_BYTES, now_ns);
+    record.unit = unit;
+    record.connection = identity;
+    // SAFETY: both are wire types without padding, aligned to 8.
+    unsafe { scratch::copy_words(&raw mut record.addresses, &raw const state.addresses) };
+    record.position = place.position;
+    record.original_length = transfer.result as u32;
+    record.captured_length = 0;
+    record.tcp_sequence = sequence.wrapping_sub(transfer.result as u32);
+    record.flags = more_flags
+        | if matches!(transfer.direction, Direction::Outbound) { flags::OUTBOUND } else { 0 }
+        | if place.turn_start { flags::TURN_START } else { 0 }
+        | if state.complete == 1 { flags::COMPLETE } else { 0 }
+        | if sock.is_non_blocking() { flags::NON_BLOCKING } else { 0 };
+    record.role = state.role;
+    record.reserved = 0;
+    // SAFETY: as above.
+    unsafe { scratch::copy_words(&raw mut record.opposite, opposite) };
+}
+
+/// Sequence number behind the call's last byte.
+#[inline(always)]
+fn sequence(state: &ConnectionState, sock: Sock, direction: Direction) -> u32 {
+    if state.addresses.family == FAMILY_UNIX {
+        return 0;
+    }
+    match direction {
+        Direction::Inbound => sock.copied_sequence(),
+        Direction::Outbound => sock.write_sequence(),
+    }
+}
+
+const _: () = assert!(size_of::<ConnectionOpened>() <= HEAD_BYTES + limits::SCRATCH_BYTES);
+
+/// Reads `socket->sk` where the verifier does not know the type (kprobes).
+#[inline(always)]
+pub(crate) fn socket_sock_probed(socket: *const u8) -> *const u8 {
+    field(socket, KernelField::SocketSock).unwrap_or(core::ptr::null())
+}

@@ -1,0 +1,37 @@
+//! Typed readers of kernel structures by loaded offsets: the only pointer chasing.
+//!
+//! Offsets come from the running kernel's BTF through [`KernelField`]. A field that this kernel
+//! lacks reads as `None`.
+
+pub(crate) mod sock;
+pub(crate) mod task;
+
+use agent_common::kernel_config::{ABSENT, KernelField};
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+use crate::maps::config;
+
+/// Offset of a field, a constant to the verifier.
+#[inline(always)]
+pub(crate) fn offset(field: KernelField) -> Option<usize> {
+    let offset = config!(offsets[field as usize]);
+    if offset == ABSENT { None } else { Some(offset as usize) }
+}
+
+/// Reads a field of type `T` of the structure at `base`.
+#[inline(always)]
+pub(crate) fn field<T>(base: *const u8, field: KernelField) -> Option<T> {
+    let offset = offset(field)?;
+    if base.is_null() {
+        return None;
+    }
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    unsafe { bpf_probe_read_kernel(base.add(offset).cast::<T>()) }.ok()
+}
+
+/// Address of an embedded structure.
+#[inline(always)]
+pub(crate) fn embedded(base: *const u8, field: KernelField) -> Option<*const u8> {
+    // SAFETY: only an address is computed; reading it is checked by the helper.
+    offset(field).map(|offset| unsafe { base.add(offset) })
+}

@@ -1,0 +1,104 @@
+//! `task_struct` and what hangs on it.
+
+use agent_common::{kernel_config::KernelField, process::ExecutionUnit};
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
+};
+
+use super::field;
+use crate::maps::config;
+
+#[inline(always)]
+pub(crate) fn process_id() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+#[inline(always)]
+pub(crate) fn thread_id() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+#[inline(always)]
+pub(crate) fn current() -> *const u8 {
+    // SAFETY: no preconditions.
+    unsafe { bpf_get_current_task() as *const u8 }
+}
+
+/// Start of the task's process since boot; 0 where the kernel does not say.
+#[inline(always)]
+pub(crate) fn process_start_ns(task: *const u8) -> u64 {
+    field::<*const u8>(task, KernelField::TaskLeader)
+        .and_then(|leader| field(leader, KernelField::TaskStart))
+        .unwrap_or(0)
+}
+
+/// Identity of a task that need not be the current one.
+#[inline(always)]
+pub(crate) fn unit(task: *const u8) -> Option<ExecutionUnit> {
+    Some(ExecutionUnit {
+        process_id: field(task, KernelField::TaskProcessId)?,
+        thread_id: field(task, KernelField::TaskThreadId)?,
+        process_start_ns: process_start_ns(task),
+    })
+}
+
+/// User registers at the system call, as far as we need them.
+pub(crate) struct Registers {
+    /// System call number; -1 outside of one.
+    pub(crate) system_call: i64,
+    pub(crate) arguments: [u64; 3],
+    pub(crate) code_segment: u64,
+}
+
+/// The current task's user registers.
+#[inline(always)]
+pub(crate) fn registers() -> Option<Registers> {
+    let base = registers_address()?;
+    Some(Registers {
+        system_call: field(base, KernelField::RegistersSystemCall)?,
+        arguments: [
+            field(base, KernelField::RegistersArgument1)?,
+            field(base, KernelField::RegistersArgument2)?,
+            field(base, KernelField::RegistersArgument3)?,
+        ],
+        code_segment: field(base, KernelField::RegistersCodeSegment)?,
+    })
+}
+
+/// They lie at the top of the task's kernel stack; since Linux 5.15 a helper knows where.
+#[inline(always)]
+fn registers_address() -> Option<*const u8> {
+    if config!(has_task_registers_helper) == 1 {
+        // SAFETY: the task is the current one, as the helper requires.
+        let address = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
+        return Some(address as *const u8);
+    }
+    let stack: *const u8 = field(current(), KernelField::TaskStack)?;
+    let distance = config!(stack_bytes).checked_sub(config!(registers_bytes))?;
+    // SAFETY: only an address is computed; reading it is checked by the helper.
+    Some(unsafe { stack.add(distance as usize) })
+}
+
+/// Whether the last thread of the task's process is ending.
+#[inline(always)]
+pub(crate) fn is_last_thread(task: *const u8) -> bool {
+    field::<*const u8>(task, KernelField::TaskSignal)
+        .and_then(|signal| field::<i32>(signal, KernelField::SignalLive))
+        .is_some_and(|live| live <= 0)
+}
+
+pub(crate) fn parent_process_id(task: *const u8) -> u32 {
+    field::<*const u8>(task, KernelField::TaskParent)
+        .and_then(|parent| field(parent, KernelField::TaskProcessId))
+        .unwrap_or(0)
+}
+
+/// Start and end address of the environment block in the task's own memory.
+pub(crate) fn environment(task: *const u8) -> Option<(u64, u64)> {
+    let memory: *const u8 = field(task, KernelField::TaskMemory)?;
+    Some((
+        field(memory, KernelField::MemoryEnvironmentStart)?,
+        field(memory, KernelField::MemoryEnvironmentEnd)?,
+    ))
+}

@@ -1,0 +1,253 @@
+//! The system call's registers -> the user buffer. The only loops over I/O vectors.
+//!
+//! The socket hooks run inside the system call, so its registers still say where the program's
+//! buffer is. On return of a receive the kernel has just filled it; on return of a send it has
+//! just read it: either way its pages are present.
+
+use agent_common::{drop_reason::DropReason, limits};
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_probe_read_user as read_raw,
+};
+
+use crate::{
+    maps::MESSAGES,
+    read::task::{Registers, registers},
+};
+
+/// System call numbers of x86-64, `arch/x86/entry/syscalls/syscall_64.tbl`.
+mod system_call {
+    pub(super) const READ: i64 = 0;
+    pub(super) const WRITE: i64 = 1;
+    pub(super) const READV: i64 = 19;
+    pub(super) const WRITEV: i64 = 20;
+    pub(super) const SENDFILE: i64 = 40;
+    pub(super) const SENDTO: i64 = 44;
+    pub(super) const RECVFROM: i64 = 45;
+    pub(super) const SENDMSG: i64 = 46;
+    pub(super) const RECVMSG: i64 = 47;
+    pub(super) const SPLICE: i64 = 275;
+    pub(super) const RECVMMSG: i64 = 299;
+    pub(super) const SENDMMSG: i64 = 307;
+    pub(super) const IO_URING_ENTER: i64 = 426;
+}
+
+/// Code segment of 64-bit programs (`__USER_CS`); 32-bit ones number their calls differently.
+const USER_CODE_SEGMENT: u64 = 0x33;
+
+/// Sizes and offsets of `struct user_msghdr` and `struct mmsghdr` on 64-bit machines.
+const MSGHDR_IOV: u64 = 16;
+const MSGHDR_IOVLEN: u64 = 24;
+const MMSGHDR_BYTES: u64 = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct IoVector {
+    base: u64,
+    length: u64,
+}
+
+/// Where the bytes of the current call are in the program's memory.
+#[derive(Clone, Copy)]
+pub(crate) enum UserBuffer {
+    Single(u64),
+    Vector { address: u64, count: u64 },
+    /// The call has no user buffer: sendfile, splice.
+    Absent,
+    /// There is one, but it is not known where.
+    Unknown(DropReason),
+}
+
+/// How far a thread is in a message array.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct MessageProgress {
+    array: u64,
+    next: u64,
+}
+
+/// Finds the buffer of the call that moved bytes just now.
+#[inline(always)]
+pub(crate) fn locate() -> UserBuffer {
+    let Some(registers) = registers() else {
+        return UserBuffer::Unknown(DropReason::KernelReadFailed);
+    };
+    // Upper bits carry other state on CPUs with FRED (Linux 6.9).
+    if registers.code_segment & 0xffff != USER_CODE_SEGMENT {
+        return UserBuffer::Unknown(DropReason::CompatSystemCall);
+    }
+    let [_, second, third] = registers.arguments;
+    match registers.system_call {
+        system_call::READ | system_call::WRITE | system_call::SENDTO | system_call::RECVFROM => {
+            UserBuffer::Single(second)
+        }
+        system_call::READV | system_call::WRITEV => {
+            UserBuffer::Vector { address: second, count: third }
+        }
+        system_call::SENDMSG | system_call::RECVMSG => message(second),
+        system_call::SENDMMSG | system_call::RECVMMSG => next_message(&registers),
+        system_call::SENDFILE | system_call::SPLICE => UserBuffer::Absent,
+        system_call::IO_URING_ENTER => UserBuffer::Unknown(DropReason::IoUring),
+        _ => UserBuffer::Unknown(DropReason::UnknownSystemCall),
+    }
+}
+
+#[inline(always)]
+fn read_word(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+}
+
+#[inline(always)]
+fn message(header: u64) -> UserBuffer {
+    let (Some(address), Some(count)) =
+        (read_word(header + MSGHDR_IOV), read_word(header + MSGHDR_IOVLEN))
+    else {
+        return UserBuffer::Unknown(DropReason::BufferUnreadable);
+    };
+    UserBuffer::Vector { address, count }
+}
+
+/// The hook runs once per message, in order, within one system call.
+#[inline(always)]
+fn next_message(registers: &Registers) -> UserBuffer {
+    let [_, array, count] = registers.arguments;
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: only this thread uses its entry.
+    let index = match unsafe { MESSAGES.get(&thread) } {
+        Some(progress) if progress.array == array && progress.next < count => progress.next,
+        _ => 0,
+    };
+    if index + 1 >= count {
+        let _ = MESSAGES.remove(&thread);
+    } else {
+        let _ = MESSAGES.insert(&thread, &MessageProgress { array, next: index + 1 }, 0);
+    }
+    message(array + index * MMSGHDR_BYTES)
+}
+
+/// A call failed or ended the stream: a message array in progress ends with it.
+#[inline(always)]
+pub(crate) fn abandon_messages() {
+    if let Some(registers) = registers()
+        && matches!(registers.system_call, system_call::SENDMMSG | system_call::RECVMMSG)
+    {
+        let _ = MESSAGES.remove(&bpf_get_current_pid_tgid());
+    }
+}
+
+/// Copies at most `wanted` of the call's bytes to `out`; returns how many, or why none.
+///
+/// # Safety
+/// `out` has room for [`limits::SCRATCH_BYTES`].
+#[inline(always)]
+pub(crate) unsafe fn capture(
+    buffer: UserBuffer,
+    wanted: u32,
+    out: *mut u8,
+) -> Result<u32, DropReason> {
+    match buffer {
+        UserBuffer::Single(address) => {
+            // SAFETY: offset 0, length clamped inside.
+            if unsafe { copy(out, 0, address, wanted) } {
+                Ok(wanted)
+            } else {
+                Err(DropReason::BufferUnreadable)
+            }
+        }
+        // SAFETY: as for this function.
+        UserBuffer::Vector { address, count } => unsafe {
+            capture_vector(address, count, wanted, out)
+        },
+        UserBuffer::Absent => Ok(0),
+        UserBuffer::Unknown(reason) => Err(reason),
+    }
+}
+
+/// # Safety
+/// As for [`capture`].
+#[inline(always)]
+unsafe fn capture_vector(
+    address: u64,
+    count: u64,
+    wanted: u32,
+    out: *mut u8,
+) -> Result<u32, DropReason> {
+    let mut filled = 0u32;
+    for index in 0..u64::from(limits::IO_VECTORS) {
+        if index >= count || filled >= wanted {
+            return Ok(filled);
+        }
+        let element = (address + index * size_of::<IoVector>() as u64) as *const IoVector;
+        // SAFETY: the helper checks the address and fails instead of faulting.
+        let Ok(vector) = (unsafe { bpf_probe_read_user(element) }) else {
+            return Err(DropReason::BufferUnreadable);
+        };
+        let room = u64::from(wanted - filled);
+        let length = if vector.length > room { room } else { vector.length } as u32;
+        // SAFETY: offset and length are bounded inside.
+        if !unsafe { copy(out, filled, vector.base, length) } {
+            return Err(DropReason::BufferUnreadable);
+        }
+        // The mask changes nothing, but makes the verifier forget how `filled` came about:
+        // otherwise it follows every combination of lengths through the loop.
+        filled = core::hint::black_box(filled + length) & (limits::CAPTURE_OFFSETS as u32 - 1);
+    }
+    if filled < wanted && count > u64::from(limits::IO_VECTORS) {
+        crate::emit::count(DropReason::TooManyBuffers);
+    }
+    Ok(filled)
+}
+
+/// Copies `length` bytes of user memory to `out + offset`.
+///
+/// # Safety
+/// As for [`capture`]: whatever the two values are, they are bounded to fit it.
+#[inline(always)]
+unsafe fn copy(out: *mut u8, offset: u32, source: u64, length: u32) -> bool {
+    // The verifier forgets bounds that were proven far away ("R2 unbounded memory access"): both
+    // are stated again right before the call, in a form the compiler cannot fold away.
+    let offset = core::hint::black_box(offset) as usize & (limits::CAPTURE_OFFSETS - 1);
+    let mut length = core::hint::black_box(length);
+    if length > limits::CAPTURE_BYTES as u32 {
+        length = limits::CAPTURE_BYTES as u32;
+    }
+    // SAFETY: offset + length <= SCRATCH_BYTES; the helper checks the source.
+    unsafe { read_raw(out.add(offset).cast(), length, source as *const _) == 0 }
+}
+
+/// Shortest tail worth reading: the last chunk of a chunked body, `0\r\n\r\n`.
+const SHORT_TAIL: u32 = 5;
+
+/// The call's last bytes, right aligned; zeros when unknown.
+#[inline(always)]
+pub(crate) fn tail(buffer: UserBuffer, length: u32) -> [u8; 8] {
+    let end = match buffer {
+        UserBuffer::Single(address) => address + u64::from(length),
+        UserBuffer::Vector { address, count } => match vector_end(address, count, length) {
+            Some(end) => end,
+            None => return [0; 8],
+        },
+        UserBuffer::Absent | UserBuffer::Unknown(_) => return [0; 8],
+    };
+    if length >= 8 {
+        return read_word(end - 8).unwrap_or(0).to_ne_bytes();
+    }
+    if length < SHORT_TAIL {
+        return [0; 8];
+    }
+    let mut tail = [0u8; 8];
+    // SAFETY: five bytes fit behind the third; the helper checks the source.
+    unsafe { read_raw(tail.as_mut_ptr().add(3).cast(), SHORT_TAIL, (end - 5) as *const _) };
+    tail
+}
+
+/// End of the last element, when the call moved all of them and the element holds a whole tail.
+#[inline(always)]
+fn vector_end(address: u64, count: u64, length: u32) -> Option<u64> {
+    let last = address + count.checked_sub(1)? * size_of::<IoVector>() as u64;
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    let vector = unsafe { bpf_probe_read_user(last as *const IoVector) }.ok()?;
+    let whole_tail = if length >= 8 { 8 } else { u64::from(SHORT_TAIL) };
+    (vector.length >= whole_tail && vector.length <= u64::from(length))
+        .then_some(vector.base + vector.length)
+}

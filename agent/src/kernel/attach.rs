@@ -1,0 +1,218 @@
+//! Programs and hooks: what is attached where, since when, and what stands in for it.
+
+use aya::{
+    Btf, Ebpf,
+    programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError},
+};
+use thiserror::Error;
+
+/// The three ways to see what sockets move, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CapturePath {
+    /// `sock_send_length` and `sock_recv_length`: Linux 6.3.
+    Tracepoint,
+    /// Exit of the protocol families' send and receive functions: Linux 5.5 with trampolines.
+    Fexit,
+    /// Entry and return of the same functions.
+    Kretprobe,
+}
+
+impl CapturePath {
+    pub const ALL: [Self; 3] = [Self::Tracepoint, Self::Fexit, Self::Kretprobe];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tracepoint => "tracepoint",
+            Self::Fexit => "fexit",
+            Self::Kretprobe => "kretprobe",
+        }
+    }
+
+    /// Scratch slots in use, see `agent_ebpf::scratch::Slot`: they are numbered in this order.
+    pub const fn scratch_slots(self) -> u32 {
+        match self {
+            Self::Tracepoint | Self::Kretprobe => 4,
+            Self::Fexit => 8,
+        }
+    }
+
+    const fn hooks(self) -> &'static [Hook] {
+        match self {
+            Self::Tracepoint => TRACEPOINTS,
+            Self::Fexit => FEXITS,
+            Self::Kretprobe => KRETPROBES,
+        }
+    }
+}
+
+/// How a program is tied to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attachment {
+    BtfTracepoint,
+    Fexit,
+    /// Entry and return alike: the program's section says which.
+    Kprobe,
+}
+
+/// One row: a program, and the kernel symbol it is attached to.
+#[derive(Clone, Copy, Debug)]
+struct Hook {
+    program: &'static str,
+    symbol: &'static str,
+    attachment: Attachment,
+    /// Without it the path does not count as working. IPv6 and unix sockets may be compiled out.
+    required: bool,
+}
+
+const fn tracepoint(name: &'static str, required: bool) -> Hook {
+    Hook { program: name, symbol: name, attachment: Attachment::BtfTracepoint, required }
+}
+
+const fn fexit(program: &'static str, symbol: &'static str, required: bool) -> Hook {
+    Hook { program, symbol, attachment: Attachment::Fexit, required }
+}
+
+const fn kprobe(program: &'static str, symbol: &'static str, required: bool) -> Hook {
+    Hook { program, symbol, attachment: Attachment::Kprobe, required }
+}
+
+const TRACEPOINTS: &[Hook] =
+    &[tracepoint("sock_send_length", true), tracepoint("sock_recv_length", true)];
+
+const FEXITS: &[Hook] = &[
+    fexit("inet_sendmsg_exit", "inet_sendmsg", true),
+    fexit("inet_recvmsg_exit", "inet_recvmsg", true),
+    fexit("inet6_sendmsg_exit", "inet6_sendmsg", false),
+    fexit("inet6_recvmsg_exit", "inet6_recvmsg", false),
+    fexit("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false),
+    fexit("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false),
+];
+
+/// The entry halves first: a return without an entry is counted as lost.
+const KRETPROBES: &[Hook] = &[
+    kprobe("sendmsg_enter", "inet_sendmsg", true),
+    kprobe("recvmsg_enter", "inet_recvmsg", true),
+    kprobe("sendmsg_enter", "inet6_sendmsg", false),
+    kprobe("recvmsg_enter", "inet6_recvmsg", false),
+    kprobe("sendmsg_enter", "unix_stream_sendmsg", false),
+    kprobe("recvmsg_enter", "unix_stream_recvmsg", false),
+    kprobe("sendmsg_return", "inet_sendmsg", true),
+    kprobe("recvmsg_return", "inet_recvmsg", true),
+    kprobe("sendmsg_return", "inet6_sendmsg", false),
+    kprobe("recvmsg_return", "inet6_recvmsg", false),
+    kprobe("sendmsg_return", "unix_stream_sendmsg", false),
+    kprobe("recvmsg_return", "unix_stream_recvmsg", false),
+];
+
+/// Attached on every path. Each is a feature of its own: without it the rest goes on.
+const ALWAYS: &[Hook] = &[
+    tracepoint("inet_sock_set_state", false),
+    tracepoint("tcp_destroy_sock", false),
+    tracepoint("sched_process_exec", false),
+    tracepoint("sched_process_fork", false),
+    tracepoint("sched_process_exit", false),
+];
+
+/// A hook that could not be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unattached {
+    pub symbol: &'static str,
+    pub reason: String,
+}
+
+#[derive(Debug, Error)]
+pub enum AttachError {
+    #[error("program {0} is not in the eBPF object")]
+    NoProgram(&'static str),
+    #[error("{symbol}: {source}")]
+    Program { symbol: &'static str, source: ProgramError },
+}
+
+/// Attaches the hooks of a capture path. Optional hooks that fail are returned.
+pub fn attach_path(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    path: CapturePath,
+) -> Result<Vec<Unattached>, AttachError> {
+    let mut unattached = Vec::new();
+    for hook in path.hooks() {
+        match attach(ebpf, btf, hook) {
+            Ok(()) => {}
+            Err(error) if hook.required => return Err(error),
+            Err(error) => unattached.push(describe(hook, &error)),
+        }
+    }
+    Ok(unattached)
+}
+
+/// Attaches what every path has; returns what could not be had.
+pub fn attach_always(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Unattached> {
+    ALWAYS
+        .iter()
+        .filter_map(|hook| attach(ebpf, btf, hook).err().map(|error| describe(hook, &error)))
+        .collect()
+}
+
+fn describe(hook: &Hook, error: &AttachError) -> Unattached {
+    Unattached { symbol: hook.symbol, reason: reason(error) }
+}
+
+/// The error in one line: a verifier log is cut to its last ones.
+pub fn reason(error: &AttachError) -> String {
+    let AttachError::Program { source, .. } = error else { return error.to_string() };
+    match source {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join(" | ");
+            if last.is_empty() {
+                format!("the kernel refused to load the program: {io_error}")
+            } else {
+                format!("the verifier refused the program: {io_error}: {last}")
+            }
+        }
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(error) = cause {
+                let more = error.to_string();
+                if !text.contains(&more) {
+                    text = format!("{text}: {more}");
+                }
+                cause = error.source();
+            }
+            text
+        }
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<(), AttachError> {
+    let program = ebpf.program_mut(hook.program).ok_or(AttachError::NoProgram(hook.program))?;
+    attach_program(program, btf, hook)
+        .map_err(|source| AttachError::Program { symbol: hook.symbol, source })
+}
+
+fn attach_program(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<(), ProgramError> {
+    match hook.attachment {
+        Attachment::BtfTracepoint => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(hook.symbol, btf)?;
+            program.attach()?;
+        }
+        Attachment::Fexit => {
+            let program: &mut FExit = program.try_into()?;
+            program.load(hook.symbol, btf)?;
+            program.attach()?;
+        }
+        Attachment::Kprobe => {
+            let program: &mut KProbe = program.try_into()?;
+            match program.load() {
+                // One program serves several symbols.
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                Err(error) => return Err(error),
+            }
+            program.attach(hook.symbol, 0)?;
+        }
+    }
+    Ok(())
+}

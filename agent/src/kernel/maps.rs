@@ -1,0 +1,81 @@
+//! EDGE: maps that user space reads or writes.
+
+use agent_common::{connection::ConnectionState, drop_reason::DropReason};
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, PerCpuArray},
+};
+
+use crate::event::{ConnectionId, ProcessId};
+
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("map {name} is not in the eBPF object"))
+}
+
+/// State of connections, to learn how far one has come.
+pub struct Connections {
+    map: HashMap<MapData, u64, ConnectionState>,
+}
+
+impl Connections {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self { map: take(ebpf, "CONNECTIONS")?.try_into()? })
+    }
+
+    /// `None` when the connection is gone or was never seen.
+    pub fn state(&self, connection: ConnectionId) -> Option<ConnectionState> {
+        self.map.get(&connection.0, 0).ok()
+    }
+}
+
+/// Which processes are traced.
+pub struct Processes {
+    map: HashMap<MapData, u32, u64>,
+}
+
+impl Processes {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self { map: take(ebpf, "PROCESSES")?.try_into()? })
+    }
+
+    /// Traces a process and, from now on, its descendants. The kernel side fills in the exact
+    /// start time on first use.
+    pub fn trace(&mut self, process: ProcessId) -> Result<()> {
+        self.map
+            .insert(process.pid, 0, 0)
+            .with_context(|| format!("the kernel's process table refused pid {}", process.pid))
+    }
+
+    /// Stops tracing a process.
+    pub fn forget(&mut self, pid: u32) {
+        // It may have exited and left the table by itself.
+        let _ = self.map.remove(&pid);
+    }
+
+    pub fn is_traced(&self, pid: u32) -> bool {
+        self.map.get(&pid, 0).is_ok()
+    }
+}
+
+/// The kernel side's loss counters.
+pub struct Drops {
+    map: PerCpuArray<MapData, u64>,
+}
+
+impl Drops {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self { map: take(ebpf, "DROPS")?.try_into()? })
+    }
+
+    /// Totals of all CPUs since the start, by reason.
+    pub fn totals(&self) -> Vec<(DropReason, u64)> {
+        DropReason::ALL
+            .iter()
+            .map(|reason| {
+                let cpus = self.map.get(&(*reason as u32), 0);
+                (*reason, cpus.map_or(0, |cpus| cpus.iter().sum()))
+            })
+            .collect()
+    }
+}

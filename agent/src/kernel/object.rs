@@ -1,0 +1,221 @@
+//! EDGE: the eBPF object, loaded by the first capture path that really works.
+#![expect(clippy::disallowed_methods, reason = "edge: reads the kernel's type information")]
+
+use std::io;
+
+use agent_common::{
+    kernel_config::{KernelConfig, KernelField, PortRange},
+    limits,
+};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+use tracing::{debug, info, warn};
+
+use super::{
+    attach::{AttachError, CapturePath, Unattached, attach_always, attach_path, reason},
+    btf::KernelTypes,
+    features::Helpers,
+    layout::{Feature, needed_by, resolve},
+    maps::{Connections, Drops, Processes},
+    ring::Ring,
+};
+
+const OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
+const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// What the kernel side is told before it is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `None`: the first that works.
+    pub capture: Option<CapturePath>,
+    pub trace_all: bool,
+    /// Exec records of every process are wanted, to select by executable.
+    pub report_all_execs: bool,
+    /// Inclusive ranges: a process that begins to listen in one is traced. At most
+    /// [`limits::PORT_RANGES`]; more are matched in user space only.
+    pub ports: Vec<(u16, u16)>,
+    pub agent_process_id: u32,
+}
+
+#[derive(Debug, Error)]
+pub enum LoadError {
+    #[error("the kernel has no type information ({BTF_PATH}: {0})")]
+    NoBtf(io::Error),
+    #[error("the kernel's type information cannot be used: {0}")]
+    BadBtf(String),
+    #[error("the kernel lacks fields that capture needs: {}", .0.join(", "))]
+    MissingFields(Vec<&'static str>),
+    #[error("not permitted to load eBPF programs: {0}")]
+    NotPermitted(String),
+    #[error("no way to capture works on this kernel: {}", .0.join("; "))]
+    NoCapturePath(Vec<String>),
+    #[error("this build carries no eBPF object (AGENT_EBPF_SKIP was set)")]
+    NoObject,
+    #[error("cannot load the eBPF object: {0}")]
+    Object(String),
+}
+
+/// What was chosen and what could not be had.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub capture: CapturePath,
+    /// Better paths that were tried, each with the reason it does not work.
+    pub rejected: Vec<(CapturePath, String)>,
+    pub unattached: Vec<Unattached>,
+    pub missing_features: Vec<(Feature, KernelField)>,
+    pub helpers: Helpers,
+}
+
+/// The attached programs and their maps. Dropping it detaches everything.
+pub struct Kernel {
+    pub ring: Ring,
+    pub connections: Connections,
+    pub processes: Processes,
+    pub drops: Drops,
+    pub report: Report,
+    pub guard: Guard,
+}
+
+/// Keeps the programs attached.
+pub struct Guard {
+    _ebpf: Ebpf,
+}
+
+/// Loads and attaches.
+pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
+    if OBJECT.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    raise_memlock();
+    let types = kernel_types()?;
+    let btf = Btf::from_sys_fs().map_err(|error| LoadError::BadBtf(error.to_string()))?;
+    let mut config = KernelConfig::DEFAULT;
+    let missing_features = missing_features(&resolve(&types, &mut config))?;
+    select(settings, &mut config);
+    let helpers = Helpers::of(&types);
+
+    let mut rejected = Vec::new();
+    let candidates = settings.capture.map_or(CapturePath::ALL.to_vec(), |path| vec![path]);
+    for path in candidates {
+        helpers.apply(&mut config);
+        if path == CapturePath::Kretprobe {
+            // The helper wants a socket whose type the verifier knows.
+            config.has_socket_cookie = 0;
+        }
+        match try_path(&config, &btf, path) {
+            Ok((mut ebpf, mut unattached)) => {
+                unattached.extend(attach_always(&mut ebpf, &btf));
+                let report =
+                    Report { capture: path, rejected, unattached, missing_features, helpers };
+                announce(&report);
+                return finish(ebpf, report);
+            }
+            Err(PathError::Object(error)) => return Err(object_error(&error)),
+            Err(PathError::Attach(error)) => {
+                debug!(path = path.name(), %error, "capture path does not work");
+                rejected.push((path, reason(&error)));
+            }
+        }
+    }
+    Err(LoadError::NoCapturePath(
+        rejected.iter().map(|(path, reason)| format!("{}: {reason}", path.name())).collect(),
+    ))
+}
+
+enum PathError {
+    Object(EbpfError),
+    Attach(AttachError),
+}
+
+fn try_path(
+    config: &KernelConfig,
+    btf: &Btf,
+    path: CapturePath,
+) -> Result<(Ebpf, Vec<Unattached>), PathError> {
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("CONFIG", config, true)
+        .map_max_entries("SCRATCH", path.scratch_slots())
+        .load(OBJECT)
+        .map_err(PathError::Object)?;
+    let unattached = attach_path(&mut ebpf, btf, path).map_err(PathError::Attach)?;
+    Ok((ebpf, unattached))
+}
+
+fn finish(mut ebpf: Ebpf, report: Report) -> Result<Kernel, LoadError> {
+    let object = |error: anyhow::Error| LoadError::Object(format!("{error:#}"));
+    Ok(Kernel {
+        ring: Ring::take(&mut ebpf).map_err(object)?,
+        connections: Connections::take(&mut ebpf).map_err(object)?,
+        processes: Processes::take(&mut ebpf).map_err(object)?,
+        drops: Drops::take(&mut ebpf).map_err(object)?,
+        report,
+        guard: Guard { _ebpf: ebpf },
+    })
+}
+
+fn kernel_types() -> Result<KernelTypes, LoadError> {
+    let raw = std::fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
+    KernelTypes::parse(raw).map_err(|error| LoadError::BadBtf(error.to_string()))
+}
+
+/// Features that are off; an error when capture itself is among them.
+fn missing_features(missing: &[KernelField]) -> Result<Vec<(Feature, KernelField)>, LoadError> {
+    let features: Vec<_> = missing.iter().map(|field| (needed_by(*field), *field)).collect();
+    let fatal: Vec<_> = features
+        .iter()
+        .filter(|(feature, _)| *feature == Feature::SocketCapture)
+        .map(|(_, field)| field.path())
+        .collect();
+    if fatal.is_empty() { Ok(features) } else { Err(LoadError::MissingFields(fatal)) }
+}
+
+fn select(settings: &Settings, config: &mut KernelConfig) {
+    config.agent_process_id = settings.agent_process_id;
+    config.trace_all = u32::from(settings.trace_all);
+    config.report_all_execs = u32::from(settings.report_all_execs);
+    for ((first, last), range) in settings.ports.iter().zip(&mut config.ports) {
+        *range = PortRange { first: *first, last: *last };
+    }
+    config.port_count = settings.ports.len().min(limits::PORT_RANGES) as u32;
+}
+
+fn object_error(error: &EbpfError) -> LoadError {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    let mut denied = false;
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        denied |= inner
+            .downcast_ref::<io::Error>()
+            .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied);
+        cause = inner.source();
+    }
+    if denied { LoadError::NotPermitted(text) } else { LoadError::Object(text) }
+}
+
+/// Before Linux 5.11 maps count against this limit. Without the capability to raise it the load
+/// may still succeed, so a refusal is only noted.
+fn raise_memlock() {
+    let current = getrlimit(Resource::Memlock);
+    let unlimited = Rlimit { current: None, maximum: None };
+    if current.current.is_some()
+        && let Err(error) = setrlimit(Resource::Memlock, unlimited)
+    {
+        debug!(%error, "the limit of locked memory stays; kernels before 5.11 may refuse maps");
+    }
+}
+
+fn announce(report: &Report) {
+    info!(path = report.capture.name(), "capture attached");
+    for (path, reason) in &report.rejected {
+        info!(path = path.name(), reason, "capture path not available");
+    }
+    for hook in &report.unattached {
+        warn!(hook = hook.symbol, reason = hook.reason, "hook not attached; the rest goes on");
+    }
+    for (feature, field) in &report.missing_features {
+        warn!(field = field.path(), "this kernel lacks a field: no {}", feature.name());
+    }
+}

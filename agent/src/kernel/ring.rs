@@ -1,0 +1,42 @@
+//! EDGE: the ring buffer's reading end.
+
+use anyhow::Result;
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+};
+
+use super::maps::take;
+
+/// Bytes of a batch at which it is handed on.
+pub const BATCH_BYTES: usize = 256 * 1024;
+
+pub struct Ring {
+    ring: RingBuf<MapData>,
+}
+
+/// Records copied out of the ring, one after the other; each begins with its header, whose
+/// `length` says where the next one begins. All are padded to 8 bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub bytes: Vec<u8>,
+    pub records: u64,
+}
+
+impl Ring {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self { ring: take(ebpf, "RECORDS")?.try_into()? })
+    }
+
+    /// Moves what is there to `batch`, until it is full. Returns whether there may be more.
+    pub fn drain(&mut self, batch: &mut Batch) -> bool {
+        while batch.bytes.len() < BATCH_BYTES {
+            let Some(record) = self.ring.next() else { return false };
+            batch.bytes.extend_from_slice(&record);
+            let padded = batch.bytes.len().next_multiple_of(8);
+            batch.bytes.resize(padded, 0);
+            batch.records += 1;
+        }
+        true
+    }
+}
