@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::steps::{self, capture, say};
+use crate::{
+    steps::{self, capture, say},
+    tidy::imports,
+};
 
 /// What to do where a table is not as the code says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ fn refresh(page: &Path, tables: &BTreeMap<String, String>, mode: Mode) -> Result
     Ok(count)
 }
 
-/// The tables that the agent's code knows, by name.
+/// The tables that the agent's code and `tidy` know, by name.
 fn tables() -> Result<BTreeMap<String, String>> {
     let mut cargo = steps::cargo();
     cargo.args([
@@ -69,7 +72,7 @@ fn tables() -> Result<BTreeMap<String, String>> {
         "documentation_tables",
     ]);
     let printed = capture(&mut cargo)?;
-    let tables: BTreeMap<_, _> = printed
+    let mut tables: BTreeMap<_, _> = printed
         .split(BEGIN.0)
         .skip(1)
         .filter_map(|part| part.split_once(BEGIN.1))
@@ -78,6 +81,7 @@ fn tables() -> Result<BTreeMap<String, String>> {
     if tables.is_empty() {
         bail!("the agent's example documentation_tables printed no table");
     }
+    tables.insert("imports".to_owned(), imports::table());
     Ok(tables)
 }
 

@@ -71,12 +71,12 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// The workspace's root, wherever the command was started.
+/// The workspace's root, wherever the command was started; cargo names xtask's own directory.
 pub(crate) fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()
-        .unwrap_or_else(|_| ".".into())
+    let xtask =
+        env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let root = xtask.join("..");
+    root.canonicalize().unwrap_or(root)
 }
 
 /// The cargo that runs this command, or the one on the search path.

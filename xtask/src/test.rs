@@ -3,7 +3,7 @@
 //! Ends with cargo's own report of the tests. What needs root runs when this is root or sudo asks
 //! no question; else it says so, and the tests that need it say so one by one.
 
-use std::env;
+use std::{env, process::Command};
 
 use anyhow::Result;
 
@@ -18,6 +18,10 @@ pub(crate) fn run() -> Result<()> {
     // Tests judge the agent that users get.
     let agent = build::agent()?;
     let python = setup::python()?;
+
+    let mut manifests = Command::new(&python);
+    manifests.arg(steps::workspace().join("deploy/validate.py"));
+    steps::run_timed("manifests and examples in deploy/", &mut manifests)?;
 
     let mut build = steps::cargo();
     build

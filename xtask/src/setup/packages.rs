@@ -21,14 +21,10 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("python3", "python3"),   // tests, demo
 ];
 
-/// Python packages of the tests, in a virtual environment in the cache directory.
-const PYTHON_PACKAGES: [&str; 5] = [
-    "grpcio",              // the receiver's gRPC server
-    "opentelemetry-proto", // what the agent sent, decoded by code that is not ours
-    "protobuf",            // the same
-    "zstandard",           // compressed requests
-    "kubernetes-validate", // manifests against the Kubernetes schemas
-];
+/// Lists of Python packages, each beside what needs them. They go into one virtual environment in
+/// the cache directory.
+const PYTHON_REQUIREMENTS: [&str; 2] =
+    ["tests/receiver/requirements.txt", "deploy/requirements.txt"];
 
 pub(super) fn ensure_programs() -> Result<()> {
     let mut missing: Vec<&str> = PROGRAMS
@@ -79,7 +75,13 @@ pub(super) fn python_in(cache: &Path) -> PathBuf {
 }
 
 pub(super) fn ensure_python(cache: &Cache) -> Result<()> {
-    let wanted = PYTHON_PACKAGES.join("\n");
+    let workspace = steps::workspace();
+    let lists: Vec<PathBuf> = PYTHON_REQUIREMENTS.map(|list| workspace.join(list)).into();
+    let mut wanted = String::new();
+    for list in &lists {
+        wanted +=
+            &fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
+    }
     let environment = cache.path.join("python");
     // Written last, so it says that everything before it was finished.
     let installed = environment.join("installed");
@@ -89,8 +91,7 @@ pub(super) fn ensure_python(cache: &Cache) -> Result<()> {
         return Ok(());
     }
     say(&format!(
-        "installs {} with pip into {}",
-        PYTHON_PACKAGES.join(" "),
+        "installs the tests' Python packages with pip into {}",
         environment.display()
     ));
     capture(
@@ -106,6 +107,9 @@ pub(super) fn ensure_python(cache: &Cache) -> Result<()> {
         "--quiet",
         "--disable-pip-version-check",
     ]);
-    capture(pip.args(PYTHON_PACKAGES))?;
+    for list in &lists {
+        pip.arg("--requirement").arg(list);
+    }
+    capture(&mut pip)?;
     fs::write(&installed, wanted).context("cannot note what was installed")
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: rules of the house that neither compiler nor clippy know.
 
 mod edges;
-mod imports;
+pub(crate) mod imports;
 mod text;
 
 use std::{
