@@ -32,8 +32,12 @@ wire! {
         /// A [`crate::connection::Role`] as an integer.
         pub role: u8,
         pub reserved: u8,
-        /// What had flowed in the opposite direction until now.
-        pub opposite: DirectionState,
+        /// The last bytes of the call, right aligned, zeros before, when not all of it was
+        /// captured; all zero when unknown.
+        pub tail: [u8; 8],
+        /// What had flowed in the opposite direction until now; with
+        /// [`flags::END_OF_STREAM`] what had flowed in the direction that ended.
+        pub other_flow: DirectionState,
     }
 }
 

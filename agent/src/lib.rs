@@ -9,9 +9,19 @@
 //! pure, and `engine` composes it: a recording of ring-buffer records replays to the same spans.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod context;
+pub mod enrich;
 pub mod event;
+pub mod failure;
 pub mod kernel;
+pub mod launch;
 pub mod process;
 pub mod protocol;
+pub mod sample;
 pub mod self_metrics;
 pub mod span;
+pub mod status;

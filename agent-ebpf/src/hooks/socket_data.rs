@@ -245,6 +245,9 @@ fn emit_data(
         let area = scratch::area(transfer.slot)?;
         let flag = flags::END_OF_STREAM;
         write_head(transfer, sock, identity, unit, state, &place, now_ns, area, flag);
+        let record = area.cast::<SocketData>();
+        // SAFETY: a field of the scratch area, see `write_head`; both sides are wire types.
+        unsafe { scratch::copy_words(&raw mut (*record).other_flow, &raw const state.inbound) };
         emit::scratch_record(area, HEAD_BYTES, 0);
         return Some(());
     }
@@ -260,20 +263,19 @@ fn emit_data(
         let area = scratch::area(transfer.slot)?;
         let wanted = if moved < place.budget { moved } else { place.budget };
         let captured = capture(buffer, wanted, area);
+        if captured < moved {
+            tail = user_buffer::tail(buffer, moved);
+        }
         if captured > 0 || place.turn_start {
             write_head(transfer, sock, identity, unit, state, &place, now_ns, area, 0);
-            // SAFETY: a field of the scratch area, see `write_head`.
-            unsafe { (*area.cast::<SocketData>()).captured_length = captured };
-            // SAFETY: as above.
-            unsafe {
-                (*area.cast::<SocketData>()).header.length += captured;
-            }
+            // SAFETY: the scratch area's head, see `write_head`.
+            let record = unsafe { &mut *area.cast::<SocketData>() };
+            record.captured_length = captured;
+            record.header.length += captured;
+            record.tail = tail;
             if emit::scratch_record(area, HEAD_BYTES, captured) {
                 state.turn_captured += captured;
             }
-        }
-        if captured < moved {
-            tail = user_buffer::tail(buffer, moved);
         }
     }
     connection::advance(state, transfer.direction, moved, now_ns, tail);
@@ -333,8 +335,9 @@ fn write_head(
         | if sock.is_non_blocking() { flags::NON_BLOCKING } else { 0 };
     record.role = state.role;
     record.reserved = 0;
+    record.tail = [0; 8];
     // SAFETY: as above.
-    unsafe { scratch::copy_words(&raw mut record.opposite, opposite) };
+    unsafe { scratch::copy_words(&raw mut record.other_flow, opposite) };
 }
 
 /// Sequence number behind the call's last byte.

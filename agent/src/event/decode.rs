@@ -1,0 +1,259 @@
+//! Bytes of the ring buffer to [`Event`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use agent_common::{
+    connection::{
+        ClosingStep, ConnectionClosing, ConnectionOpened, Direction, FAMILY_INET, FAMILY_INET6,
+        FAMILY_UNIX, Role, SocketAddresses,
+    },
+    payload::{SocketData, flags},
+    process::{ExecutionUnit, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
+    record::{RecordHeader, RecordKind},
+};
+use thiserror::Error;
+use zerocopy::FromBytes;
+
+use super::{ConnectionId, Data, Endpoints, Event, EventKind, Exec, ProcessId, Unit};
+
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    #[error("the record is shorter than its kind")]
+    Short,
+    #[error("the record kind {0} is not known")]
+    UnknownKind(u16),
+    #[error("the address family {0} is not known")]
+    UnknownFamily(u16),
+    #[error("the closing step {0} is not known")]
+    UnknownStep(u8),
+}
+
+/// Bytes that the record at the start of `bytes` takes in a batch, its padding to 8 included;
+/// `None` when there is no whole header.
+pub fn padded_length(bytes: &[u8]) -> Option<usize> {
+    let (header, _) = RecordHeader::read_from_prefix(bytes).ok()?;
+    let length = (header.length as usize).max(size_of::<RecordHeader>());
+    Some(length.next_multiple_of(8).min(bytes.len()))
+}
+
+/// Decodes the record at the start of `bytes`; what follows it is ignored.
+pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
+    let (header, _) = read::<RecordHeader>(bytes)?;
+    let bytes = bytes.get(..header.length as usize).ok_or(DecodeError::Short)?;
+    let kind = RecordKind::try_from(header.kind)
+        .map_err(|unknown| DecodeError::UnknownKind(unknown.0))?;
+    let kind = match kind {
+        RecordKind::SocketData => data(bytes)?,
+        RecordKind::ConnectionOpened => opened(bytes)?,
+        RecordKind::ConnectionClosing => closing(bytes)?,
+        RecordKind::ProcessExec => exec(bytes)?,
+        RecordKind::ProcessFork => {
+            let (record, _) = read::<ProcessFork>(bytes)?;
+            EventKind::Fork { parent: unit(&record.parent), child: unit(&record.child) }
+        }
+        RecordKind::ProcessExit => {
+            let (record, _) = read::<ProcessExit>(bytes)?;
+            EventKind::Exit { process: unit(&record.unit).process }
+        }
+        RecordKind::ProcessListen => {
+            let (record, _) = read::<ProcessListen>(bytes)?;
+            EventKind::Listen {
+                process: unit(&record.unit).process,
+                port: record.port,
+                traced: record.traced != 0,
+            }
+        }
+    };
+    Ok(Event { timestamp_ns: header.timestamp_ns, kind })
+}
+
+fn read<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
+    T::read_from_prefix(bytes).map_err(|_| DecodeError::Short)
+}
+
+fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
+    let (record, rest) = read::<SocketData>(bytes)?;
+    let is_set = |flag: u16| record.flags & flag != 0;
+    Ok(EventKind::Data(Data {
+        unit: unit(&record.unit),
+        connection: ConnectionId(record.connection),
+        endpoints: endpoints(&record.addresses)?,
+        role: Role::from(record.role),
+        direction: if is_set(flags::OUTBOUND) { Direction::Outbound } else { Direction::Inbound },
+        position: record.position,
+        original_length: record.original_length,
+        tcp_sequence: record.tcp_sequence,
+        turn_start: is_set(flags::TURN_START),
+        non_blocking: is_set(flags::NON_BLOCKING),
+        complete: is_set(flags::COMPLETE),
+        end_of_stream: is_set(flags::END_OF_STREAM),
+        bytes: rest.get(..record.captured_length as usize).ok_or(DecodeError::Short)?,
+        tail: record.tail,
+        other_flow: record.other_flow,
+    }))
+}
+
+fn opened(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
+    let (record, _) = read::<ConnectionOpened>(bytes)?;
+    let path = record.unix_path.get(..record.unix_path_length as usize).unwrap_or_default();
+    Ok(EventKind::Opened {
+        unit: unit(&record.unit),
+        connection: ConnectionId(record.connection),
+        endpoints: endpoints(&record.addresses)?,
+        role: Role::from(record.role),
+        unix_path: unix_path(path),
+    })
+}
+
+/// A path ends at its NUL; an abstract name begins with one, which is written `@`, unix(7).
+fn unix_path(path: &[u8]) -> Option<String> {
+    let text = match path.split_first() {
+        None => return None,
+        Some((0, name)) => [b"@", name].concat(),
+        Some(_) => path.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+    };
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn closing(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
+    let (record, _) = read::<ConnectionClosing>(bytes)?;
+    Ok(EventKind::Closing {
+        connection: ConnectionId(record.connection),
+        step: ClosingStep::from_wire(record.step).ok_or(DecodeError::UnknownStep(record.step))?,
+        error: record.error,
+        inbound: record.inbound,
+        outbound: record.outbound,
+    })
+}
+
+fn exec(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
+    let (record, rest) = read::<ProcessExec>(bytes)?;
+    let command = record.command.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(EventKind::Exec(Exec {
+        process: unit(&record.unit).process,
+        parent_pid: record.parent_process_id,
+        traced: record.traced != 0,
+        command: String::from_utf8_lossy(command).into_owned(),
+        environment: rest.get(..record.environment_length as usize).ok_or(DecodeError::Short)?,
+    }))
+}
+
+const fn unit(unit: &ExecutionUnit) -> Unit {
+    Unit {
+        process: ProcessId::new(unit.process_id, unit.process_start_ns),
+        thread_id: unit.thread_id,
+    }
+}
+
+fn endpoints(addresses: &SocketAddresses) -> Result<Endpoints, DecodeError> {
+    let ip = match addresses.family {
+        FAMILY_UNIX => {
+            let ([local, _], [remote, _]) = (addresses.local, addresses.remote);
+            return Ok(Endpoints::Unix { local, remote });
+        }
+        FAMILY_INET => |address: [u64; 2]| {
+            let [word, _] = address;
+            IpAddr::V4(Ipv4Addr::from((word as u32).to_ne_bytes()))
+        },
+        // IPv4 clients of a dual-stack socket are shown as what they are.
+        FAMILY_INET6 => |[high, low]: [u64; 2]| {
+            let mut bytes = [0; 16];
+            for (byte, from) in
+                bytes.iter_mut().zip(high.to_ne_bytes().into_iter().chain(low.to_ne_bytes()))
+            {
+                *byte = from;
+            }
+            Ipv6Addr::from(bytes).to_canonical()
+        },
+        other => return Err(DecodeError::UnknownFamily(other)),
+    };
+    Ok(Endpoints::Inet {
+        local: (ip(addresses.local), addresses.local_port),
+        remote: (ip(addresses.remote), addresses.remote_port),
+        network_namespace: addresses.network_namespace,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_common::{connection::DirectionState, record::RecordHeader};
+    use zerocopy::{FromZeros, IntoBytes};
+
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let mut record = SocketData::new_zeroed();
+        record.header = RecordHeader {
+            kind: RecordKind::SocketData as u16,
+            reserved: 0,
+            length: size_of::<SocketData>() as u32 + 3,
+            timestamp_ns: 77,
+        };
+        record.unit =
+            ExecutionUnit { process_id: 12, thread_id: 13, process_start_ns: 2_345_678_901 };
+        record.connection = 9;
+        record.addresses.family = FAMILY_INET;
+        record.addresses.local_port = 80;
+        record.addresses.remote_port = 40_000;
+        record.addresses.local = [u32::from_ne_bytes([127, 0, 0, 1]).into(), 0];
+        record.addresses.remote = [u32::from_ne_bytes([10, 1, 2, 3]).into(), 0];
+        record.position = 100;
+        record.original_length = 5;
+        record.captured_length = 3;
+        record.flags = flags::OUTBOUND | flags::COMPLETE;
+        record.role = Role::Server as u8;
+        record.other_flow = DirectionState { position: 50, last_ns: 70, tail: [1; 8] };
+        [record.as_bytes(), b"GET"].concat()
+    }
+
+    #[test]
+    fn a_data_record_says_who_where_and_what() {
+        let bytes = sample();
+        let event = decode(&bytes).expect("well-formed");
+        assert_eq!(event.timestamp_ns, 77);
+        let EventKind::Data(data) = event.kind else { panic!("a data record: {event:?}") };
+        assert_eq!(data.unit.process, ProcessId { pid: 12, start_ticks: 234 });
+        assert_eq!(data.bytes, b"GET");
+        assert_eq!(data.direction, Direction::Outbound);
+        assert!(data.complete && !data.turn_start && !data.end_of_stream);
+        assert_eq!(
+            data.endpoints,
+            Endpoints::Inet {
+                local: (IpAddr::from([127, 0, 0, 1]), 80),
+                remote: (IpAddr::from([10, 1, 2, 3]), 40_000),
+                network_namespace: 0,
+            }
+        );
+        assert_eq!(data.other_flow.position, 50);
+        assert_eq!(padded_length(&bytes), Some(bytes.len()));
+    }
+
+    /// Scenario: a client reaches a dual-stack listener by IPv4. Guarantee: it is shown as IPv4.
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let mut mapped = SocketAddresses::new_zeroed();
+        mapped.family = FAMILY_INET6;
+        let bytes = Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped().octets();
+        mapped.remote = zerocopy::transmute!(bytes);
+        let Ok(Endpoints::Inet { remote, .. }) = endpoints(&mapped) else { panic!("inet") };
+        assert_eq!(remote.0, IpAddr::from([192, 0, 2, 7]));
+    }
+
+    #[test]
+    fn truncated_and_unknown_records_are_errors() {
+        let bytes = sample();
+        for length in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..length]), Err(DecodeError::Short), "length {length}");
+        }
+        let mut unknown = sample();
+        unknown[0] = 99;
+        assert_eq!(decode(&unknown), Err(DecodeError::UnknownKind(99)));
+    }
+
+    #[test]
+    fn unix_names_are_readable() {
+        assert_eq!(unix_path(b""), None);
+        assert_eq!(unix_path(b"/run/app.sock\0\0"), Some("/run/app.sock".into()));
+        assert_eq!(unix_path(b"\0app"), Some("@app".into()));
+    }
+}

@@ -86,7 +86,10 @@ pub struct Data<'a> {
     pub end_of_stream: bool,
     /// The first bytes of the call.
     pub bytes: &'a [u8],
-    pub opposite: DirectionState,
+    /// The last bytes of the call when not all of it was captured; zero when unknown.
+    pub tail: [u8; 8],
+    /// What had flowed in the other direction; at the end of a stream, in the one that ended.
+    pub other_flow: DirectionState,
 }
 
 /// A process replaced its program.

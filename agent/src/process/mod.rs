@@ -1,4 +1,12 @@
 //! Which processes to watch, and what is known of each.
+//!
+//! [`text`] reads the files of `/proc` as text, [`watch`] is the edge that opens them, [`select`]
+//! decides, and [`table`] remembers.
+
+pub mod select;
+pub mod table;
+pub mod text;
+pub mod watch;
 
 use std::path::PathBuf;
 
@@ -27,4 +35,60 @@ pub struct Facts {
 pub struct Process {
     pub id: ProcessId,
     pub facts: Facts,
+}
+
+/// Programs whose way of working is known, so that what one thread does may be joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Runtime {
+    /// nginx and what is built from it: a loop with neither a queue for its upstream pool nor
+    /// calls of its own.
+    Nginx,
+    #[default]
+    Other,
+}
+
+impl Facts {
+    pub fn runtime(&self) -> Runtime {
+        // By file name alone, because argv[0] and comm are free for the program to change.
+        match self.executable_name() {
+            Some("nginx" | "nginx-debug" | "openresty") => Runtime::Nginx,
+            _ => Runtime::Other,
+        }
+    }
+
+    /// File name of the executable; `None` where it is unreadable or not UTF-8.
+    pub fn executable_name(&self) -> Option<&str> {
+        self.executable.file_name()?.to_str()
+    }
+
+    /// A non-empty variable; the specification treats an empty one as unset.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let found = self.environment.iter().find(|(key, _)| key == name)?;
+        Some(found.1.as_str()).filter(|value| !value.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// nginx is recognised by the name of its file, wherever that is.
+    #[test]
+    fn runtimes() {
+        let table = [
+            ("/usr/sbin/nginx", Runtime::Nginx),
+            ("/opt/nginx/sbin/nginx-debug", Runtime::Nginx),
+            ("/usr/local/openresty/bin/openresty", Runtime::Nginx),
+            ("/usr/bin/nginx-exporter", Runtime::Other),
+            ("/srv/nginx/run", Runtime::Other),
+            ("", Runtime::Other),
+        ];
+        for (executable, runtime) in table {
+            let facts = Facts {
+                executable: executable.into(),
+                ..Facts::default()
+            };
+            assert_eq!(facts.runtime(), runtime, "{executable}");
+        }
+    }
 }

@@ -1,0 +1,141 @@
+//! All connections: bounded, with expiry, and with a list of those whose end is awaited. Pure.
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+
+use crate::{
+    connection::Connection,
+    event::{ConnectionId, Endpoints, Role, Unit},
+};
+
+/// A connection that nothing was heard of for this long is forgotten: unix sockets end without
+/// notice.
+const IDLE_NS: u64 = 10 * 60 * 1_000_000_000;
+
+/// The kernel is asked this long after a connection fell silent with its end awaited, then after
+/// twice as long each time, up to [`LAST_ASK_NS`].
+const FIRST_ASK_NS: u64 = 20_000_000;
+const LAST_ASK_NS: u64 = 2_000_000_000;
+
+/// When to ask the kernel about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ask {
+    due_ns: u64,
+    delay_ns: u64,
+}
+
+pub struct Table {
+    connections: FxHashMap<ConnectionId, Connection>,
+    asks: FxHashMap<ConnectionId, Ask>,
+    /// `asks` by time.
+    due: BTreeSet<(u64, ConnectionId)>,
+    capacity: usize,
+    swept_ns: u64,
+}
+
+impl Table {
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            connections: FxHashMap::default(),
+            asks: FxHashMap::default(),
+            due: BTreeSet::new(),
+            capacity,
+            swept_ns: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    pub fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(&id)
+    }
+
+    /// The connection of this id, made if it is new. `None` when there is no room.
+    pub fn get_or_insert(
+        &mut self,
+        id: ConnectionId,
+        unit: Unit,
+        endpoints: Endpoints,
+        role: Role,
+        now_ns: u64,
+    ) -> Option<&mut Connection> {
+        if self.connections.len() >= self.capacity && !self.connections.contains_key(&id) {
+            return None;
+        }
+        Some(
+            self.connections
+                .entry(id)
+                .or_insert_with(|| Connection::new(unit, endpoints, role, now_ns)),
+        )
+    }
+
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        self.forget_ask(id);
+        self.connections.remove(&id)
+    }
+
+    /// Notes whether the connection's end is awaited, after something was heard of it.
+    pub fn update_ask(&mut self, id: ConnectionId, now_ns: u64) {
+        let waiting = self
+            .connections
+            .get(&id)
+            .is_some_and(|connection| connection.is_waiting() || connection.is_breaking());
+        if waiting {
+            self.set_ask(id, Ask { due_ns: now_ns + FIRST_ASK_NS, delay_ns: FIRST_ASK_NS });
+        } else {
+            self.forget_ask(id);
+        }
+    }
+
+    /// A connection to ask the kernel about now; it will come again, later each time, until
+    /// something is heard of it.
+    pub fn poll_ask(&mut self, now_ns: u64) -> Option<ConnectionId> {
+        let &(due_ns, id) = self.due.first()?;
+        if due_ns > now_ns {
+            return None;
+        }
+        let delay_ns = self.asks.get(&id).map_or(FIRST_ASK_NS, |ask| ask.delay_ns);
+        let delay_ns = (delay_ns * 2).min(LAST_ASK_NS);
+        self.set_ask(id, Ask { due_ns: now_ns + delay_ns, delay_ns });
+        Some(id)
+    }
+
+    /// Connections that nothing was heard of for very long.
+    pub fn idle(&mut self, now_ns: u64) -> Vec<ConnectionId> {
+        if now_ns.saturating_sub(self.swept_ns) < IDLE_NS / 10 {
+            return Vec::new();
+        }
+        self.swept_ns = now_ns;
+        self.connections
+            .iter()
+            .filter(|(_, connection)| now_ns.saturating_sub(connection.last_ns) > IDLE_NS)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    pub fn ids(&self) -> Vec<ConnectionId> {
+        let mut ids: Vec<_> = self.connections.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn set_ask(&mut self, id: ConnectionId, ask: Ask) {
+        if let Some(before) = self.asks.insert(id, ask) {
+            self.due.remove(&(before.due_ns, id));
+        }
+        self.due.insert((ask.due_ns, id));
+    }
+
+    fn forget_ask(&mut self, id: ConnectionId) {
+        if let Some(ask) = self.asks.remove(&id) {
+            self.due.remove(&(ask.due_ns, id));
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! Traces put together from exchanges. Pure.
+//!
+//! An exchange becomes a [`Node`] when its request begins, so that what happens meanwhile can name
+//! it as parent. Its identity (trace, parent) is settled late: when both ends of a connection are
+//! on this host, either end may be recorded first. A node waits [`HOLD_NS`] from its start for the
+//! other end, and until then so does everything below it.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+};
+
+use opentelemetry::{SpanId, TraceId};
+use rustc_hash::FxHashMap;
+use slotmap::{SlotMap, new_key_type};
+
+use super::{Evidence, IdGenerator, RemoteContext};
+use crate::span::{Kind, Link, Parent};
+
+/// How long a server's request waits for the client's end of it to be recorded. Both are recorded
+/// within microseconds of each other unless a thread loses its CPU in between.
+pub const HOLD_NS: u64 = 100_000_000;
+
+/// A client's request that no server has taken is remembered this long after its end.
+const WIRE_LINGER_NS: u64 = 5_000_000_000;
+
+/// A server may be recorded before its client by this much: the sender is recorded only after the
+/// bytes have left.
+const WIRE_SLACK_NS: u64 = 50_000_000;
+
+/// Parents above a node at most: more is a loop, which the rules exclude.
+const DEPTH: u32 = 256;
+
+new_key_type! {
+    /// An exchange that has begun.
+    pub struct NodeKey;
+}
+
+/// The same byte as both ends of a connection see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WireKey {
+    /// The client's address and port (they survive destination NAT) and the TCP sequence number
+    /// of the request's first byte.
+    Tcp { client: (std::net::IpAddr, u16), sequence: u32 },
+    /// Identities of both sockets and the position of the request's first byte.
+    Unix { client: u64, server: u64, position: u64 },
+}
+
+/// Who a span is and where it belongs, final.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+    pub parent: Option<Parent>,
+    pub evidence: Option<Evidence>,
+    pub flags: u8,
+    pub state: String,
+    pub links: Vec<Link>,
+    /// Flags of the remote context at the root of what we know of the trace, for the sampler.
+    pub remote_flags: Option<u8>,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    kind: Kind,
+    span_id: SpanId,
+    start_ns: u64,
+    end_ns: Option<u64>,
+    /// What the request itself says.
+    header: Option<RemoteContext>,
+    /// The exchange this one was made for, or the other end of its connection.
+    caller: Option<(NodeKey, Evidence)>,
+    wire: Option<WireKey>,
+    identity: Option<Identity>,
+    /// Nodes whose `caller` is this one and that are still there.
+    children: u32,
+    payload: Option<T>,
+}
+
+/// An exchange that begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    pub kind: Kind,
+    pub start_ns: u64,
+    pub caller: Option<(NodeKey, Evidence)>,
+    pub wire: Option<WireKey>,
+}
+
+/// Joins exchanges; `T` is what the caller wants back with the identity.
+#[derive(Debug)]
+pub struct Stitcher<T> {
+    nodes: SlotMap<NodeKey, Node<T>>,
+    ids: IdGenerator,
+    /// The end that was recorded first waits here for the other.
+    clients: FxHashMap<WireKey, NodeKey>,
+    servers: FxHashMap<WireKey, NodeKey>,
+    /// When entries of the two maps above are removed at the latest.
+    expiry: VecDeque<(u64, Kind, WireKey, NodeKey)>,
+    /// Ended nodes by the time at which they are settled.
+    waiting: BinaryHeap<Reverse<(u64, NodeKey)>>,
+    ready: VecDeque<(T, Identity)>,
+    capacity: usize,
+    forced: u64,
+}
+
+impl<T> Stitcher<T> {
+    /// At most `capacity` ended exchanges wait.
+    pub fn new(ids: IdGenerator, capacity: usize) -> Self {
+        Self {
+            nodes: SlotMap::with_key(),
+            ids,
+            clients: FxHashMap::default(),
+            servers: FxHashMap::default(),
+            expiry: VecDeque::new(),
+            waiting: BinaryHeap::new(),
+            ready: VecDeque::new(),
+            capacity,
+            forced: 0,
+        }
+    }
+
+    /// A request's first byte was seen.
+    pub fn handle_started(&mut self, beginning: Beginning) -> NodeKey {
+        let span_id = self.ids.span_id();
+        let Beginning { kind, start_ns, caller, wire } = beginning;
+        let caller = caller.filter(|(parent, _)| self.nodes.contains_key(*parent));
+        if let Some((parent, _)) = caller {
+            self.adopt(parent);
+        }
+        let key = self.nodes.insert(Node {
+            kind,
+            span_id,
+            start_ns,
+            end_ns: None,
+            header: None,
+            caller,
+            wire,
+            identity: None,
+            children: 0,
+            payload: None,
+        });
+        if let Some(wire) = wire {
+            self.meet(kind, wire, key);
+        }
+        key
+    }
+
+    /// The request's head says which context it carries.
+    pub fn handle_header(&mut self, key: NodeKey, context: RemoteContext) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.header = Some(context);
+        }
+    }
+
+    /// The exchange is over; `payload` comes back from [`Self::poll`].
+    pub fn handle_ended(&mut self, key: NodeKey, end_ns: u64, payload: T) {
+        let Some(node) = self.nodes.get_mut(key) else { return };
+        node.end_ns = Some(end_ns);
+        node.payload = Some(payload);
+        if let (Kind::Client, Some(wire)) = (node.kind, node.wire)
+            && self.clients.contains_key(&wire)
+        {
+            self.expiry.push_back((end_ns + WIRE_LINGER_NS, Kind::Client, wire, key));
+        }
+        let settled_ns = self.settled_ns(key);
+        self.waiting.push(Reverse((settled_ns, key)));
+        if self.waiting.len() > self.capacity
+            && let Some(Reverse((_, oldest))) = self.waiting.pop()
+        {
+            self.forced += 1;
+            self.release(oldest);
+        }
+    }
+
+    /// Time passes.
+    pub fn handle_tick(&mut self, now_ns: u64) {
+        while let Some(Reverse((due_ns, key))) = self.waiting.peek().copied() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.waiting.pop();
+            let settled_ns = self.settled_ns(key);
+            if settled_ns > now_ns {
+                self.waiting.push(Reverse((settled_ns, key)));
+            } else {
+                self.release(key);
+            }
+        }
+        self.expire(now_ns);
+    }
+
+    /// Nothing more is waited for: what has ended comes out as far as it is known.
+    pub fn flush(&mut self) {
+        while let Some(Reverse((_, key))) = self.waiting.pop() {
+            self.release(key);
+        }
+    }
+
+    /// An ended exchange with its final identity.
+    pub fn poll(&mut self) -> Option<(T, Identity)> {
+        self.ready.pop_front()
+    }
+
+    /// Exchanges that left before they were settled, because too many waited.
+    pub fn take_forced(&mut self) -> u64 {
+        std::mem::take(&mut self.forced)
+    }
+
+    pub fn is_open(&self, key: NodeKey) -> bool {
+        self.nodes.get(key).is_some_and(|node| node.end_ns.is_none())
+    }
+
+    /// The exchange a client call was made for.
+    pub fn caller(&self, key: NodeKey) -> Option<NodeKey> {
+        self.nodes.get(key).and_then(|node| node.caller).map(|(caller, _)| caller)
+    }
+
+    fn adopt(&mut self, parent: NodeKey) {
+        if let Some(parent) = self.nodes.get_mut(parent) {
+            parent.children += 1;
+        }
+    }
+
+    /// One end of a connection looks for the other.
+    fn meet(&mut self, kind: Kind, wire: WireKey, key: NodeKey) {
+        match kind {
+            Kind::Client => match self.servers.remove(&wire) {
+                Some(server) => self.join(key, server),
+                None => {
+                    self.clients.insert(wire, key);
+                }
+            },
+            Kind::Server => match self.clients.remove(&wire) {
+                Some(client) => self.join(client, key),
+                None => {
+                    self.servers.insert(wire, key);
+                    let start_ns = self.nodes.get(key).map_or(0, |node| node.start_ns);
+                    self.expiry.push_back((start_ns + HOLD_NS, Kind::Server, wire, key));
+                }
+            },
+        }
+    }
+
+    fn join(&mut self, client: NodeKey, server: NodeKey) {
+        let (Some(from), Some(to)) = (self.nodes.get(client), self.nodes.get(server)) else {
+            return;
+        };
+        // One byte cannot be read before it was sent, nor long after the sender gave up.
+        let is_possible = from.start_ns <= to.start_ns + WIRE_SLACK_NS
+            && from.end_ns.is_none_or(|end_ns| to.start_ns <= end_ns + WIRE_LINGER_NS);
+        if !is_possible || to.identity.is_some() {
+            return;
+        }
+        self.adopt(client);
+        if let Some(node) = self.nodes.get_mut(server) {
+            node.caller = Some((client, Evidence::LocalWire));
+        }
+    }
+
+    /// When a node's place is final: when every server above it has met its client or waited long
+    /// enough for one.
+    fn settled_ns(&self, mut key: NodeKey) -> u64 {
+        for _ in 0..DEPTH {
+            let Some(node) = self.nodes.get(key) else { return 0 };
+            if node.identity.is_some() {
+                return 0;
+            }
+            match (node.caller, node.kind) {
+                (Some((caller, _)), _) => key = caller,
+                (None, Kind::Server) if node.wire.is_some() => return node.start_ns + HOLD_NS,
+                (None, _) => return 0,
+            }
+        }
+        0
+    }
+
+    /// Hands out an ended node and lets go of what nobody refers to any more.
+    fn release(&mut self, key: NodeKey) {
+        let Some(identity) = self.identify(key, DEPTH) else { return };
+        let Some(node) = self.nodes.get_mut(key) else { return };
+        if let Some(payload) = node.payload.take() {
+            self.ready.push_back((payload, identity));
+        }
+        self.let_go(key);
+    }
+
+    fn let_go(&mut self, mut key: NodeKey) {
+        for _ in 0..DEPTH {
+            let Some(node) = self.nodes.get(key) else { return };
+            let is_awaited = node.wire.is_some_and(|wire| self.clients.get(&wire) == Some(&key));
+            if node.children > 0 || node.end_ns.is_none() || node.payload.is_some() || is_awaited {
+                return;
+            }
+            let caller = node.caller;
+            self.nodes.remove(key);
+            let Some((caller, _)) = caller else { return };
+            if let Some(parent) = self.nodes.get_mut(caller) {
+                parent.children -= 1;
+            }
+            key = caller;
+        }
+    }
+
+    fn expire(&mut self, now_ns: u64) {
+        while let Some((due_ns, kind, wire, key)) = self.expiry.front().copied() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.expiry.pop_front();
+            let map = match kind {
+                Kind::Client => &mut self.clients,
+                Kind::Server => &mut self.servers,
+            };
+            if map.get(&wire) == Some(&key) {
+                map.remove(&wire);
+            }
+            self.let_go(key);
+        }
+    }
+
+    /// The node's final identity; everything above it becomes final too.
+    fn identify(&mut self, key: NodeKey, depth: u32) -> Option<Identity> {
+        let node = self.nodes.get(key)?;
+        if let Some(identity) = &node.identity {
+            return Some(identity.clone());
+        }
+        let (span_id, kind, start_ns) = (node.span_id, node.kind, node.start_ns);
+        let header = node.header.clone();
+        let caller = node.caller.filter(|(caller, evidence)| {
+            depth > 0 && self.was_open_at(*caller, start_ns, *evidence)
+        });
+        let caller = match caller {
+            Some((caller, evidence)) => self
+                .identify(caller, depth - 1)
+                .map(|identity| (identity, evidence, self.inbound_header(caller))),
+            None => None,
+        };
+        let identity = match kind {
+            Kind::Server => server_identity(span_id, header, caller, &mut self.ids),
+            Kind::Client => client_identity(span_id, header, caller, &mut self.ids),
+        };
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.identity = Some(identity.clone());
+        }
+        Some(identity)
+    }
+
+    /// A request that was answered before the call began is not its parent. The other end of a
+    /// connection is, whatever its client did meanwhile.
+    fn was_open_at(&self, caller: NodeKey, start_ns: u64, evidence: Evidence) -> bool {
+        self.nodes.get(caller).is_some_and(|node| {
+            evidence == Evidence::LocalWire || node.end_ns.is_none_or(|end_ns| end_ns >= start_ns)
+        })
+    }
+
+    fn inbound_header(&self, key: NodeKey) -> Option<RemoteContext> {
+        self.nodes.get(key).and_then(|node| node.header.clone())
+    }
+}
+
+/// The caller's identity, how it was proven, and what its own request carried.
+type Caller = (Identity, Evidence, Option<RemoteContext>);
+
+/// Same trace: the nearer parent wins, which is how a proxy that forwards headers untouched appears
+/// between its neighbours. Different traces: the header wins and the other end is a link.
+fn server_identity(
+    span_id: SpanId,
+    header: Option<RemoteContext>,
+    caller: Option<Caller>,
+    ids: &mut IdGenerator,
+) -> Identity {
+    match (header, caller) {
+        (Some(header), Some((caller, ..))) if header.trace_id != caller.trace_id => {
+            let link = Link {
+                trace_id: caller.trace_id,
+                span_id: caller.span_id,
+                attributes: vec![crate::span::Attribute::new(
+                    crate::span::attribute::LINK_REASON,
+                    "local_wire_of_another_trace",
+                )],
+            };
+            Identity { links: vec![link], ..below_header(span_id, header) }
+        }
+        (_, Some((caller, evidence, _))) => below(span_id, caller, evidence),
+        (Some(header), None) => below_header(span_id, header),
+        (None, None) => root(span_id, ids),
+    }
+}
+
+/// A header the program wrote itself names the parent; one that it merely passed on does not.
+fn client_identity(
+    span_id: SpanId,
+    header: Option<RemoteContext>,
+    caller: Option<Caller>,
+    ids: &mut IdGenerator,
+) -> Identity {
+    match (header, caller) {
+        (Some(header), Some((caller, evidence, Some(inbound))))
+            if (header.trace_id, header.span_id) == (inbound.trace_id, inbound.span_id) =>
+        {
+            below(span_id, caller, evidence)
+        }
+        (Some(header), _) => below_header(span_id, header),
+        (None, Some((caller, evidence, _))) => below(span_id, caller, evidence),
+        (None, None) => root(span_id, ids),
+    }
+}
+
+fn below(span_id: SpanId, caller: Identity, evidence: Evidence) -> Identity {
+    let is_remote = evidence == Evidence::LocalWire;
+    Identity {
+        trace_id: caller.trace_id,
+        span_id,
+        parent: Some(Parent { span_id: caller.span_id, is_remote }),
+        evidence: Some(evidence),
+        flags: caller.flags,
+        state: caller.state,
+        links: Vec::new(),
+        remote_flags: caller.remote_flags,
+    }
+}
+
+fn below_header(span_id: SpanId, header: RemoteContext) -> Identity {
+    Identity {
+        trace_id: header.trace_id,
+        span_id,
+        parent: Some(Parent { span_id: header.span_id, is_remote: true }),
+        evidence: Some(Evidence::Header),
+        flags: header.flags,
+        state: header.state,
+        links: Vec::new(),
+        remote_flags: Some(header.flags),
+    }
+}
+
+/// `sampled`, and the trace id is random: W3C Trace Context level 2, section 3.2.2.5.
+const ROOT_FLAGS: u8 = 0b11;
+
+fn root(span_id: SpanId, ids: &mut IdGenerator) -> Identity {
+    Identity {
+        trace_id: ids.trace_id(),
+        span_id,
+        parent: None,
+        evidence: None,
+        flags: ROOT_FLAGS,
+        state: String::new(),
+        links: Vec::new(),
+        remote_flags: None,
+    }
+}
