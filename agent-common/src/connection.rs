@@ -95,6 +95,7 @@ pub enum Direction {
 }
 
 impl Direction {
+    #[must_use]
     pub const fn opposite(self) -> Self {
         match self {
             Self::Inbound => Self::Outbound,

@@ -1,0 +1,190 @@
+//! Child processes of bench and demo: bounded by deadlines, ended by pid, never left behind.
+
+use std::{
+    env, fs,
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{self, Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::steps::{Privilege, capture, remove_directory};
+
+/// How often a condition is looked at while waiting for it.
+const POLL: Duration = Duration::from_millis(10);
+
+/// How long a process may take to end after it was asked to: the agent's last flush is bounded.
+const END: Duration = Duration::from_secs(15);
+
+/// A running program with its output in files. Ended on drop.
+pub(crate) struct Running {
+    name: String,
+    child: Child,
+    /// As whom it runs, and so who may end it.
+    privilege: Privilege,
+    pub(crate) stdout: PathBuf,
+    pub(crate) stderr: PathBuf,
+}
+
+impl Running {
+    /// Starts `command` as the user who runs this.
+    pub(crate) fn start(name: &str, directory: &Path, command: &mut Command) -> Result<Self> {
+        Self::start_as(Privilege::Root, name, directory, command)
+    }
+
+    /// Starts `command`, which reaches root by `privilege`.
+    pub(crate) fn start_as(
+        privilege: Privilege,
+        name: &str,
+        directory: &Path,
+        command: &mut Command,
+    ) -> Result<Self> {
+        let stdout = directory.join(format!("{name}.out"));
+        let stderr = directory.join(format!("{name}.err"));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(File::create(&stdout)?)
+            .stderr(File::create(&stderr)?)
+            .spawn()
+            .with_context(|| format!("cannot start {name}: {command:?}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            privilege,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// The program itself: below sudo, the process that `sudo` started.
+    pub(crate) fn pid(&self) -> u32 {
+        let own = self.child.id();
+        if self.privilege == Privilege::Sudo {
+            last_descendant(own)
+        } else {
+            own
+        }
+    }
+
+    /// Waits until `condition` holds; fails when the program ends first or `deadline` passes.
+    pub(crate) fn wait_until(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        mut condition: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let started = Instant::now();
+        while !condition() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!(
+                    "{} ended before {what} ({status}): {}",
+                    self.name,
+                    self.said()
+                );
+            }
+            ensure!(
+                started.elapsed() < deadline,
+                "{}: no {what} in {deadline:?}",
+                self.name
+            );
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Waits until something listens on `port`.
+    pub(crate) fn wait_for_port(&mut self, port: u16) -> Result<()> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        self.wait_until("listening", Duration::from_secs(10), || {
+            TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
+        })
+    }
+
+    /// Asks it to end, as Ctrl-C does, and waits for its last words.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        self.signal("INT")?;
+        let started = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if started.elapsed() > END {
+                self.signal("KILL")?;
+                self.child.wait()?;
+                bail!("{} did not end {END:?} after SIGINT", self.name);
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let mut kill = match self.privilege {
+            Privilege::Sudo => {
+                let mut command = Command::new("sudo");
+                command.args(["-n", "kill"]);
+                command
+            }
+            Privilege::Root | Privilege::Missing => Command::new("kill"),
+        };
+        capture(kill.args(["-s", signal, &self.pid().to_string()])).map(drop)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here, and a process that ended already is one.
+        let _ = self.stop();
+    }
+}
+
+/// Follows the first child down from `pid`, as sudo may stand in between more than once.
+fn last_descendant(mut pid: u32) -> u32 {
+    while let Some(child) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .ok()
+        .and_then(|children| children.split_whitespace().next()?.parse().ok())
+    {
+        pid = child;
+    }
+    pid
+}
+
+/// A directory for one run, removed at its end.
+pub(crate) struct TemporaryDirectory(pub(crate) PathBuf);
+
+impl TemporaryDirectory {
+    pub(crate) fn create(name: &str) -> Result<Self> {
+        let path = env::temp_dir().join(format!("ebpf-agent-{name}-{}", process::id()));
+        remove_directory(&path)?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        // A directory left behind in the place for temporary files does no harm.
+        let _ = remove_directory(&self.0);
+    }
+}
+
+/// Ports of the loopback address that nothing listens on now, all different.
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut listeners = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+        *port = listener.local_addr()?.port();
+        listeners.push(listener);
+    }
+    Ok(ports)
+}

@@ -1,0 +1,83 @@
+//! `cargo xtask setup`: installs what is missing and says so. A second run finds nothing to do.
+//!
+//! The compiler of the eBPF programs goes into the user's cache directory and needs no root.
+//! `--tests` adds the programs that tests and demo run, by the system's package manager.
+
+mod debian;
+mod ebpf;
+mod linker;
+mod packages;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{steps, toolchain};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Also installs the programs that tests, bench and demo run.
+    #[arg(long)]
+    pub(crate) tests: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let cache = Cache::open()?;
+    ebpf::ensure_toolchain(&cache)?;
+    if arguments.tests {
+        packages::ensure_programs()?;
+        packages::ensure_python(&cache)?;
+    }
+    Ok(())
+}
+
+/// The interpreter that has the tests' Python packages.
+pub(crate) fn python() -> Result<PathBuf> {
+    let cache = toolchain::cache_directory().context("neither XDG_CACHE_HOME nor HOME is set")?;
+    Ok(packages::python_in(&cache))
+}
+
+/// The project's cache directory, held by one setup at a time.
+struct Cache {
+    path: PathBuf,
+    /// Unlocks when dropped.
+    _lock: File,
+}
+
+impl Cache {
+    fn open() -> Result<Self> {
+        let path = toolchain::cache_directory()
+            .context("neither XDG_CACHE_HOME nor HOME says where to keep compilers")?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let lock = File::create(path.join("lock")).context("cannot create the lock file")?;
+        if lock.try_lock().is_err() {
+            say("waits for another setup to end");
+            lock.lock().context("cannot lock the cache directory")?;
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// An empty directory for work that may be interrupted; the next run empties it again.
+    fn scratch(&self) -> Result<PathBuf> {
+        let path = self.path.join("unfinished");
+        steps::remove_directory(&path)?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Moves finished work to its place in one step.
+    fn finish(&self, scratch: &Path, name: &str) -> Result<PathBuf> {
+        let place = self.path.join(name);
+        steps::remove_directory(&place)?;
+        fs::rename(scratch, &place)
+            .with_context(|| format!("cannot move {} into place", place.display()))?;
+        Ok(place)
+    }
+}
+
+fn say(what: &str) {
+    steps::say("setup", what);
+}

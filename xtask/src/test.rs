@@ -1,0 +1,72 @@
+//! `cargo xtask test`: the README's test command, and all that CI runs.
+//!
+//! Ends with cargo's own report of the tests. What needs root runs when this is root or sudo asks
+//! no question; else it says so, and the tests that need it say so one by one.
+
+use std::{env, process::Command};
+
+use anyhow::Result;
+
+use crate::{
+    build, check, setup,
+    steps::{self, Privilege, say},
+};
+
+pub(crate) fn run() -> Result<()> {
+    setup::run(&setup::Arguments { tests: true })?;
+    check::run()?;
+    // Tests judge the agent that users get.
+    let agent = build::agent()?;
+    let python = setup::python()?;
+
+    let mut manifests = Command::new(&python);
+    manifests.arg(steps::workspace().join("deploy/validate.py"));
+    steps::run_timed("manifests and examples in deploy/", &mut manifests)?;
+
+    let mut build = steps::cargo();
+    build
+        .args(["test", "--quiet", "--no-run"])
+        .args(check::HOST_PACKAGES);
+    steps::run_timed("building the tests", &mut build)?;
+
+    let mut tests = steps::cargo();
+    tests.arg("test").args(check::HOST_PACKAGES);
+    let mut settings = vec![
+        ("AGENT_BIN", agent.display().to_string()),
+        ("OTLP_RECEIVER_PYTHON", python.display().to_string()),
+    ];
+    match Privilege::detect() {
+        Privilege::Root => settings.push(("REQUIRE_ROOT", "1".to_owned())),
+        Privilege::Sudo => {
+            settings.push(("REQUIRE_ROOT", "1".to_owned()));
+            tests.env(runner_variable(), sudo_runner(&settings));
+        }
+        Privilege::Missing => {
+            say(
+                "xtask",
+                "not root, and sudo would ask: tests on the running kernel are skipped",
+            );
+        }
+    }
+    say(
+        "xtask",
+        "unit tests, vectors, replay and, as root, tests on the running kernel",
+    );
+    steps::run("the tests", tests.envs(settings))
+}
+
+/// The variable that tells cargo how to start what it built for this machine.
+fn runner_variable() -> String {
+    format!(
+        "CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER",
+        env::consts::ARCH.to_uppercase()
+    )
+}
+
+/// sudo starts programs in a fresh environment, so what tests need is named.
+fn sudo_runner(settings: &[(&str, String)]) -> String {
+    let inherited = ["PATH", "HOME"].map(|name| (name, env::var(name).unwrap_or_default()));
+    let all = inherited.iter().chain(settings);
+    let assignments: Vec<String> = all.map(|(name, value)| format!("{name}={value}")).collect();
+    format!("sudo -n env {}", assignments.join(" "))
+}
