@@ -1,0 +1,154 @@
+//! Spans the tests of all exporters share, and tests of the whole.
+
+use std::sync::Arc;
+
+use opentelemetry::{SpanId, TraceId};
+
+use super::*;
+use crate::span::{Attribute, Kind as SpanKind, Link, Parent, Resource, Status, attribute};
+
+/// 2026-11-21T12:00:00Z.
+pub(crate) const NOON_NS: u64 = 1_795_262_400_000_000_000;
+const MS: u64 = 1_000_000;
+
+pub(crate) fn service(name: &'static str, pid: i64) -> Arc<Resource> {
+    let attributes = vec![
+        Attribute::new(attribute::SERVICE_NAME, name),
+        Attribute::new(attribute::PROCESS_PID, pid),
+    ];
+    Arc::new(Resource { attributes })
+}
+
+/// A server span with everything a span can have.
+pub(crate) fn remote_span() -> Span {
+    Span {
+        trace_id: TraceId::from(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736),
+        span_id: SpanId::from(0x00f0_67aa_0ba9_02b7),
+        parent: Some(Parent {
+            span_id: SpanId::from(0x1122_3344_5566_7788),
+            is_remote: true,
+        }),
+        trace_flags: 1,
+        trace_state: "vendor=1,other=2".to_owned(),
+        start_ns: NOON_NS + 1,
+        end_ns: NOON_NS + 12 * MS + 500_001,
+        kind: SpanKind::Server,
+        name: "GET /cart/{id}".to_owned(),
+        status: Status::Error("quote \" and \n line".to_owned()),
+        attributes: vec![
+            Attribute::new(attribute::HTTP_REQUEST_METHOD, "GET"),
+            Attribute::new(attribute::HTTP_RESPONSE_STATUS_CODE, 500_i64),
+            Attribute::new("x.double", 1.5),
+            Attribute::new("x.bool", true),
+            Attribute {
+                key: "x.array".into(),
+                value: crate::span::Value::StringArray(vec!["a".to_owned(), "b".to_owned()]),
+            },
+        ],
+        links: vec![Link {
+            trace_id: TraceId::from(0xaa),
+            span_id: SpanId::from(0xbb),
+            attributes: vec![Attribute::new(attribute::LINK_REASON, "thread")],
+        }],
+        resource: service("cart", 42),
+    }
+}
+
+pub(crate) struct Http {
+    pub(crate) id: u64,
+    pub(crate) parent: u64,
+    pub(crate) kind: SpanKind,
+    pub(crate) target: &'static str,
+    pub(crate) status: i64,
+    /// Milliseconds after noon.
+    pub(crate) from_ms: u64,
+    pub(crate) to_ms: u64,
+}
+
+pub(crate) fn http_span(resource: &Arc<Resource>, http: Http) -> Span {
+    let is_error = http.status >= 500;
+    let target = match http.kind {
+        SpanKind::Server => Attribute::new(attribute::URL_PATH, http.target),
+        SpanKind::Client => Attribute::new(attribute::URL_FULL, http.target),
+    };
+    Span {
+        trace_id: TraceId::from(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736),
+        span_id: SpanId::from(http.id),
+        parent: (http.parent != 0).then(|| Parent {
+            span_id: SpanId::from(http.parent),
+            is_remote: false,
+        }),
+        trace_flags: 1,
+        trace_state: String::new(),
+        start_ns: NOON_NS + http.from_ms * MS,
+        end_ns: NOON_NS + http.to_ms * MS,
+        kind: http.kind,
+        name: "GET".to_owned(),
+        status: if is_error {
+            Status::Error(String::new())
+        } else {
+            Status::Unset
+        },
+        attributes: vec![
+            Attribute::new(attribute::HTTP_REQUEST_METHOD, "GET"),
+            target,
+            Attribute::new(attribute::HTTP_RESPONSE_STATUS_CODE, http.status),
+        ],
+        links: vec![],
+        resource: Arc::clone(resource),
+    }
+}
+
+/// A front end asks two back ends one after the other; the second fails.
+pub(crate) fn checkout() -> Vec<Span> {
+    let (front, cart, pay) = (
+        service("frontend", 1),
+        service("cart", 2),
+        service("payment", 3),
+    );
+    let row = |id, parent, kind, target, status, from_ms, to_ms| Http {
+        id,
+        parent,
+        kind,
+        target,
+        status,
+        from_ms,
+        to_ms,
+    };
+    use SpanKind::{Client, Server};
+    vec![
+        http_span(&front, row(1, 0, Server, "/checkout", 500, 0, 312)),
+        http_span(
+            &front,
+            row(2, 1, Client, "http://cart:8080/items", 200, 10, 130),
+        ),
+        http_span(&cart, row(3, 2, Server, "/items", 200, 20, 120)),
+        http_span(
+            &front,
+            row(4, 1, Client, "http://payment:8080/pay", 503, 200, 310),
+        ),
+        http_span(&pay, row(5, 4, Server, "/pay", 503, 210, 300)),
+    ]
+}
+
+pub(crate) fn span_of_trace(trace: u128) -> Span {
+    Span {
+        trace_id: TraceId::from(trace),
+        ..checkout().swap_remove(0)
+    }
+}
+
+/// `count` spans of `name`.
+pub(crate) fn spans_of(name: &'static str, count: usize) -> Vec<Span> {
+    let resource = service(name, 7);
+    let span = Span {
+        resource,
+        ..checkout().swap_remove(0)
+    };
+    (0..count)
+        .map(|id| Span {
+            span_id: SpanId::from(id as u64 + 1),
+            ..span.clone()
+        })
+        .collect()
+}
