@@ -152,3 +152,12 @@ pub(crate) fn spans_of(name: &'static str, count: usize) -> Vec<Span> {
         })
         .collect()
 }
+
+/// Waits for a condition that other tasks or threads bring about.
+pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
