@@ -238,3 +238,196 @@ impl Tally {
         shares
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{
+        export::{
+            otlp::request,
+            tests::{checkout, remote_span, spans_of},
+        },
+        span::Link,
+    };
+
+    fn read(environment: &[(&str, &str)]) -> (Config, Vec<String>) {
+        let mut warnings = vec![];
+        let lookup = |name: &str| {
+            let set = environment.iter().find(|(known, _)| *known == name);
+            set.map(|(_, value)| (*value).to_owned())
+        };
+        (Config::from_lookup(&lookup, &mut warnings), warnings)
+    }
+
+    /// The variables of the specification, and what happens to values that make no sense.
+    #[test]
+    fn settings() {
+        assert_eq!(read(&[]), (Config::default(), vec![]));
+        let (config, warnings) = read(&[
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "4096"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", " 512 "),
+            ("OTEL_BSP_SCHEDULE_DELAY", "5000"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "0"),
+        ]);
+        assert_eq!(
+            config,
+            Config {
+                queue_spans: 4096,
+                batch_spans: 512,
+                delay: Duration::from_secs(5),
+                export_timeout: Duration::MAX,
+            }
+        );
+        assert_eq!(warnings, Vec::<String>::new());
+        let (config, warnings) = read(&[
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "-1"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "1s"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", ""),
+        ]);
+        assert_eq!(config, Config::default());
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        let (config, warnings) = read(&[("OTEL_BSP_MAX_QUEUE_SIZE", "100")]);
+        assert_eq!((config.batch_spans, warnings.len()), (100, 0));
+        let (config, warnings) = read(&[
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "5"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "6"),
+        ]);
+        assert_eq!((config.batch_spans, warnings.len()), (5, 1));
+    }
+
+    /// A batch ends at the number of spans, in order, and leaves the rest.
+    #[test]
+    fn batches_end_at_the_count() {
+        let all = spans_of("cart", 25);
+        let mut queue: VecDeque<Span> = all.clone().into();
+        let limits = Limits {
+            spans: 10,
+            bytes: usize::MAX,
+        };
+        let batches: Vec<Vec<Span>> = std::iter::repeat_with(|| take(&mut queue, limits))
+            .take(4)
+            .collect();
+        assert_eq!(
+            batches.iter().map(Vec::len).collect::<Vec<_>>(),
+            [10, 10, 5, 0]
+        );
+        assert_eq!(batches.concat(), all);
+    }
+
+    /// No request is longer than the limit, unless one span alone is.
+    #[test]
+    fn batches_end_at_the_bytes() {
+        let mut spans: Vec<Span> = (0..40)
+            .flat_map(|_| checkout().into_iter().chain([remote_span()]))
+            .collect();
+        for (index, span) in spans.iter_mut().enumerate() {
+            span.name = "n".repeat(index * 7 % 300);
+        }
+        let total = spans.len();
+        for bytes in [2_000, 5_000, 20_000] {
+            let mut queue: VecDeque<Span> = spans.clone().into();
+            let mut taken = 0;
+            while !queue.is_empty() {
+                let batch = take(
+                    &mut queue,
+                    Limits {
+                        spans: usize::MAX,
+                        bytes,
+                    },
+                );
+                taken += batch.len();
+                let encoded = request::build(batch).encoded_len();
+                assert!(encoded <= bytes, "{encoded} of {bytes}");
+            }
+            assert_eq!(taken, total);
+        }
+        let mut queue: VecDeque<Span> = spans.into();
+        assert_eq!(
+            take(
+                &mut queue,
+                Limits {
+                    spans: 10,
+                    bytes: 1
+                }
+            )
+            .len(),
+            1,
+            "never stuck"
+        );
+    }
+
+    /// The bound holds for a span of everything at its longest, and is not far off for ordinary
+    /// ones.
+    #[test]
+    fn the_bound_is_a_bound() {
+        let mut span = remote_span();
+        span.start_ns = u64::MAX;
+        span.end_ns = u64::MAX;
+        span.trace_flags = u8::MAX;
+        span.links = (0..50)
+            .map(|_| Link {
+                attributes: vec![],
+                ..span.links[0].clone()
+            })
+            .collect();
+        let strings = (0..100).map(|_| String::new()).collect();
+        span.attributes = (0..100)
+            .flat_map(|_| {
+                [
+                    Attribute::new("", i64::MIN),
+                    Attribute::new("", f64::MAX),
+                    Attribute::new("", ""),
+                ]
+            })
+            .chain([Attribute {
+                key: "".into(),
+                value: Value::StringArray(strings),
+            }])
+            .collect();
+        for spans in [vec![span], checkout(), spans_of("cart", 500)] {
+            let bound: usize = spans.iter().map(encoded_len_bound).sum();
+            let bound = bound + 5 * resource_len_bound(&spans[0].resource);
+            let encoded = request::build(spans).encoded_len();
+            assert!(encoded <= bound && bound < 8 * encoded, "{encoded} {bound}");
+        }
+    }
+
+    fn tally<const N: usize>(rows: [(&str, u64); N]) -> Tally {
+        Tally(
+            rows.into_iter()
+                .map(|(service, count)| (service.to_owned(), count))
+                .collect(),
+        )
+    }
+
+    /// Spans are counted by service whatever their order and allocation.
+    #[test]
+    fn tallies() {
+        let mut spans = checkout();
+        spans.extend(checkout());
+        let expected = tally([("cart", 2), ("frontend", 6), ("payment", 2)]);
+        assert_eq!(Tally::of(&spans), expected);
+        assert_eq!(Tally::of(&[]), tally([]));
+        let mut left = expected;
+        let taken = left.subtract(&tally([("cart", 1), ("frontend", 9), ("other", 1)]));
+        assert_eq!(taken, tally([("cart", 1), ("frontend", 6)]));
+        assert_eq!(left, tally([("cart", 1), ("payment", 2)]));
+    }
+
+    /// The shares of a loss add up, and no service loses more than it has.
+    #[test]
+    fn shares_add_up() {
+        let whole = tally([("a", 1), ("b", 10), ("c", 100)]);
+        for count in 0..=111 {
+            let mut shares = whole.share(count);
+            assert_eq!(shares.total(), count);
+            assert_eq!(whole.clone().subtract(&shares), shares);
+            assert_eq!(shares.subtract(&whole).total(), count);
+        }
+        assert_eq!(whole.share(500), whole);
+        assert_eq!(tally([]).share(5), tally([]));
+    }
+}

@@ -218,3 +218,134 @@ enum Poll {
     Wait(Option<Duration>),
     End,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::Future as _,
+        pin::pin,
+        sync::atomic::{AtomicU64, Ordering},
+        task::{Context, Wake, Waker},
+    };
+
+    use super::*;
+    use crate::export::tests::spans_of;
+
+    fn queue(queue_spans: usize, batch_spans: usize, delay: Duration) -> Queue {
+        let config = batch::Config {
+            queue_spans,
+            batch_spans,
+            delay,
+            ..batch::Config::default()
+        };
+        Queue::new(&config, usize::MAX, Arc::default())
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[derive(Default)]
+    struct Wakes(AtomicU64);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A batch wakes its exporter when it begins and when it is full, not in between.
+    #[test]
+    fn a_batch_costs_two_wake_ups() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let runtime = runtime.expect("a runtime starts");
+        let _entered = runtime.enter();
+        let queue = queue(10_000, 1_000, LONG);
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut context = Context::from_waker(&waker);
+        let mut next = pin!(queue.next_batch());
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        for sent in 0..1_000 {
+            queue.try_send(spans_of("cart", 1));
+            if sent == 0 {
+                assert!(next.as_mut().poll(&mut context).is_pending());
+            }
+        }
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
+        match next.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(Some(batch)) => assert_eq!(batch.len(), 1_000),
+            other => panic!("the batch is full: {other:?}"),
+        }
+    }
+
+    /// Capacity counts spans, not calls; what was accepted first stays.
+    #[test]
+    fn overflow_drops_the_newest_and_counts() {
+        let queue = queue(10, 100, LONG);
+        queue.try_send(spans_of("old", 8));
+        queue.try_send(spans_of("new", 5));
+        queue.try_send(spans_of("newest", 4));
+        let expected = [
+            (("new", Loss::ExportQueueFull), 3),
+            (("newest", Loss::ExportQueueFull), 4),
+        ];
+        let losses = queue.metrics.losses();
+        let losses: Vec<_> = losses
+            .iter()
+            .map(|((loss, service), count)| ((service.as_str(), *loss), *count))
+            .collect();
+        assert_eq!(losses, expected);
+        queue.close();
+        let batch = queue.next_batch_blocking(None).expect("closed, not empty");
+        assert_eq!(batch, [spans_of("old", 8), spans_of("new", 2)].concat());
+        assert_eq!(queue.next_batch_blocking(None), None);
+    }
+
+    /// A span waits for company no longer than the delay, and a full batch not at all.
+    #[test]
+    fn batches_are_due_by_time_or_count() {
+        let queue = queue(100, 3, LONG);
+        let now = Instant::now();
+        let mut due = None;
+        assert!(matches!(queue.poll(&mut due, now), Poll::Wait(None)));
+        queue.try_send(spans_of("cart", 2));
+        assert!(matches!(queue.poll(&mut due, now), Poll::Wait(Some(wait)) if wait == LONG));
+        let almost = now + LONG - Duration::from_nanos(1);
+        assert!(matches!(queue.poll(&mut due, almost), Poll::Wait(Some(_))));
+        assert!(matches!(queue.poll(&mut due, now + LONG), Poll::Batch(batch) if batch.len() == 2));
+        queue.try_send(spans_of("cart", 7));
+        let mut due = None;
+        assert!(matches!(queue.poll(&mut due, now), Poll::Batch(batch) if batch.len() == 3));
+        assert!(matches!(queue.poll(&mut due, now), Poll::Batch(batch) if batch.len() == 3));
+    }
+
+    /// Every span is settled once: as exported, as lost, or when the exporter is given up.
+    #[test]
+    fn books_balance() {
+        let queue = queue(100, 10, LONG);
+        queue.try_send(spans_of("cart", 30));
+        let batch = queue.next_batch_blocking(None).expect("full");
+        let (sent, failed) = batch.split_at(4);
+        queue.settle_exported(&Tally::of(sent));
+        queue.settle_lost(Loss::ExportFailed, &Tally::of(&failed[..1]));
+        assert_eq!(
+            queue.end(Loss::ShutdownTimeout),
+            25,
+            "5 in flight and 20 waiting"
+        );
+        queue.settle_exported(&Tally::of(failed));
+        queue.try_send(spans_of("cart", 1));
+        assert_eq!(queue.metrics.total(Counter::SpansExported), 4);
+        let cart = |loss| {
+            queue
+                .metrics
+                .losses()
+                .get(&(loss, "cart".to_owned()))
+                .copied()
+        };
+        assert_eq!(cart(Loss::ExportFailed), Some(1));
+        assert_eq!(cart(Loss::ShutdownTimeout), Some(26));
+        assert_eq!(queue.next_batch_blocking(None), None);
+    }
+}

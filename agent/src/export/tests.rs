@@ -161,3 +161,113 @@ pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
+
+fn batch_config(queue_spans: usize) -> batch::Config {
+    batch::Config {
+        queue_spans,
+        delay: Duration::ZERO,
+        ..batch::Config::default()
+    }
+}
+
+/// Names are told in any case; others are an error that lists the choice.
+#[test]
+fn kinds() {
+    for kind in Kind::ALL {
+        assert_eq!(kind.name().parse(), Ok(*kind));
+        assert_eq!(
+            format!(" {} ", kind.name().to_uppercase()).parse(),
+            Ok(*kind)
+        );
+    }
+    let error = "zipkin"
+        .parse::<Kind>()
+        .expect_err("there is no such exporter");
+    assert_eq!(
+        error.to_string(),
+        "`zipkin` is not an exporter; use otlp, console, json or none"
+    );
+}
+
+/// Only what is wanted is read: a bad endpoint is no error for the console.
+#[test]
+fn configuration_of_the_wanted_exporters() {
+    let lookup = |name: &str| match name {
+        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("nonsense".to_owned()),
+        "NO_COLOR" => Some("1".to_owned()),
+        _ => None,
+    };
+    let (config, warnings) =
+        Config::from_lookup(&[Kind::Console, Kind::Json], &lookup).expect("no OTLP, no error");
+    assert_eq!(
+        (config.json, config.otlp.is_none(), warnings.len()),
+        (true, true, 0)
+    );
+    assert_eq!(
+        config.console,
+        Some(stdout::Config {
+            colour: stdout::waterfall::Colour::Off
+        })
+    );
+    assert!(Config::from_lookup(&[Kind::Otlp], &lookup).is_err());
+    let (config, _) = Config::from_lookup(&[Kind::None], &lookup).expect("nothing to read");
+    assert!(config.otlp.is_none() && config.console.is_none() && !config.json);
+}
+
+/// Without exporters spans go nowhere, and that is no loss.
+#[tokio::test]
+async fn no_exporters() {
+    let metrics = Arc::new(SelfMetrics::default());
+    let (sink, exporters) = start(Config::default(), Arc::clone(&metrics), &Handle::current())
+        .expect("nothing can fail");
+    sink.try_send(checkout());
+    exporters.shutdown(Duration::from_secs(60)).await;
+    assert!(metrics.losses().is_empty());
+}
+
+/// Each exporter has its own queue: one that is full loses alone.
+#[test]
+fn exporters_do_not_share_fate() {
+    let metrics = Arc::new(SelfMetrics::default());
+    let queue = |spans| {
+        Arc::new(Queue::new(
+            &batch_config(spans),
+            usize::MAX,
+            Arc::clone(&metrics),
+        ))
+    };
+    let (small, large) = (queue(2), queue(100));
+    let sink = SpanSink {
+        queues: Arc::new([Arc::clone(&small), Arc::clone(&large)]),
+    };
+    std::thread::spawn(move || sink.try_send(spans_of("cart", 5)))
+        .join()
+        .expect("no panic");
+    assert_eq!(small.next_batch_blocking(None), Some(spans_of("cart", 2)));
+    assert_eq!(large.next_batch_blocking(None), Some(spans_of("cart", 5)));
+    assert_eq!(
+        metrics.losses()[&(Loss::ExportQueueFull, "cart".to_owned())],
+        3
+    );
+}
+
+/// A thread that hangs in a write does not hold up the shutdown, and its spans are counted.
+#[tokio::test]
+async fn a_stalled_terminal_does_not_hold_up_the_shutdown() {
+    let metrics = Arc::new(SelfMetrics::default());
+    let queue = Arc::new(Queue::new(&batch_config(10), usize::MAX, Arc::clone(&metrics)));
+    queue.try_send(spans_of("printing", 2));
+    assert_eq!(queue.next_batch_blocking(None).map(|spans| spans.len()), Some(2));
+    queue.try_send(spans_of("waiting", 3));
+    let (_never, done) = oneshot::channel();
+    let running = Running { name: "console", queue, end: End::Thread(done) };
+    Exporters { running: vec![running] }.shutdown(Duration::from_millis(20)).await;
+    let losses: Vec<_> = metrics.losses().into_iter().collect();
+    assert_eq!(
+        losses,
+        [
+            ((Loss::ShutdownTimeout, "printing".to_owned()), 2),
+            ((Loss::ShutdownTimeout, "waiting".to_owned()), 3),
+        ]
+    );
+}

@@ -142,3 +142,113 @@ fn print(queue: &Queue, out: &mut dyn Write, text: &[u8], spans: &[Span]) -> io:
     queue.settle_exported(&Tally::of(spans));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        export::{
+            batch,
+            tests::{checkout, span_of_trace, spans_of},
+        },
+        self_metrics::{Counter, SelfMetrics},
+    };
+
+    fn queue(metrics: &Arc<SelfMetrics>) -> Queue {
+        let config = batch::Config {
+            delay: Duration::ZERO,
+            ..batch::Config::default()
+        };
+        Queue::new(&config, usize::MAX, Arc::clone(metrics))
+    }
+
+    /// All spans are printed, those still held back at shutdown too, and counted.
+    #[test]
+    fn what_is_held_is_printed_at_the_end() {
+        let metrics = Arc::new(SelfMetrics::default());
+        let queue = queue(&metrics);
+        queue.try_send(checkout());
+        queue.try_send(vec![span_of_trace(7)]);
+        queue.close();
+        let mut out = vec![];
+        print_traces(&queue, &mut out, &Style::default()).expect("a Vec takes all");
+        let text = String::from_utf8(out).expect("UTF-8");
+        let expected = waterfall::render(&checkout(), &Style::default())
+            + &waterfall::render(&[span_of_trace(7)], &Style::default());
+        assert_eq!(text, expected);
+        assert_eq!(metrics.total(Counter::SpansExported), 6);
+        assert!(metrics.losses().is_empty());
+    }
+
+    /// A trace that is quiet is printed although nothing else comes and nothing is closed.
+    #[test]
+    fn a_quiet_trace_needs_no_other_span() {
+        let metrics = Arc::new(SelfMetrics::default());
+        let queue = queue(&metrics);
+        queue.try_send(checkout());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                print_traces(&queue, &mut io::sink(), &Style::default()).expect("a sink takes all");
+            });
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while metrics.total(Counter::SpansExported) < 5 {
+                assert!(Instant::now() < deadline, "the trace was not printed");
+                thread::sleep(Duration::from_millis(2));
+            }
+            queue.close();
+        });
+    }
+
+    /// Takes two writes, then breaks as a closed pipe does.
+    struct Pipe(u32);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A reader that leaves ends the exporter; what it did not get is counted, then and later.
+    #[test]
+    fn a_closed_pipe_ends_the_exporter() {
+        let metrics = Arc::new(SelfMetrics::default());
+        let queue = queue(&metrics);
+        for trace in 1..=3 {
+            queue.try_send(vec![span_of_trace(trace)]);
+        }
+        queue.close();
+        let printed = print_traces(&queue, &mut Pipe(2), &Style::default());
+        assert_eq!(
+            printed.expect_err("the pipe breaks").kind(),
+            io::ErrorKind::BrokenPipe
+        );
+        assert_eq!(queue.end(Loss::ExportFailed), 1);
+        queue.try_send(spans_of("late", 4));
+        assert_eq!(metrics.total(Counter::SpansExported), 2);
+        let losses = metrics.losses();
+        assert_eq!(losses[&(Loss::ExportFailed, "frontend".to_owned())], 1);
+        assert_eq!(losses[&(Loss::ExportFailed, "late".to_owned())], 4);
+    }
+
+    /// One line a span, in the order of arrival.
+    #[test]
+    fn json_lines() {
+        let metrics = Arc::new(SelfMetrics::default());
+        let queue = queue(&metrics);
+        queue.try_send(checkout());
+        queue.close();
+        let mut out = vec![];
+        print_json(&queue, &mut out).expect("a Vec takes all");
+        let mut expected = vec![];
+        for span in checkout() {
+            json::write_line(&span, &mut expected).expect("a Vec takes all");
+        }
+        assert_eq!(out, expected);
+        assert_eq!(metrics.total(Counter::SpansExported), 5);
+    }
+}
