@@ -199,6 +199,7 @@ impl Tally {
     }
 
     /// Takes `other` away as far as it is here, and says what was.
+    #[must_use]
     pub fn subtract(&mut self, other: &Self) -> Self {
         let mut taken = Self::default();
         for (service, count) in other.iter() {
@@ -224,6 +225,7 @@ impl Tally {
 
     /// Splits `count` losses over the services. Which spans were meant is unknown when there are
     /// several services, so each gets its share by size, and the sum is exact.
+    #[must_use]
     pub fn share(&self, count: u64) -> Self {
         let total = self.total();
         let count = count.min(total);

@@ -92,9 +92,10 @@ impl Config {
         let wants = |kind| exporters.contains(&kind);
         let config = Self {
             batch: batch::Config::from_lookup(lookup, &mut warnings),
-            otlp: match wants(Kind::Otlp) {
-                true => Some(otlp::config::Config::from_lookup(lookup, &mut warnings)?),
-                false => None,
+            otlp: if wants(Kind::Otlp) {
+                Some(otlp::config::Config::from_lookup(lookup, &mut warnings)?)
+            } else {
+                None
             },
             console: wants(Kind::Console).then(|| stdout::Config::from_lookup(lookup)),
             json: wants(Kind::Json),
@@ -141,16 +142,16 @@ enum End {
 
 /// Starts every configured exporter. Errors are about configuration: certificate files above all.
 pub fn start(
-    config: Config,
-    metrics: Arc<SelfMetrics>,
+    config: &Config,
+    metrics: &Arc<SelfMetrics>,
     runtime: &Handle,
 ) -> Result<(SpanSink, Exporters)> {
     let mut running = Vec::new();
     if let Some(otlp) = &config.otlp {
         let bytes = otlp::max_batch_bytes(otlp.protocol);
-        let queue = Arc::new(Queue::new(&config.batch, bytes, Arc::clone(&metrics)));
+        let queue = Arc::new(Queue::new(&config.batch, bytes, Arc::clone(metrics)));
         let limit = config.batch.export_timeout;
-        let exporter = otlp::Exporter::new(otlp, limit, Arc::clone(&metrics))
+        let exporter = otlp::Exporter::new(otlp, limit, Arc::clone(metrics))
             .context("setting up the OTLP exporter")?;
         let end = End::Task(runtime.spawn(exporter.run(Arc::clone(&queue))));
         running.push(Running {
@@ -170,7 +171,7 @@ pub fn start(
             delay: config.batch.delay.min(stdout::MAX_DELAY),
             ..config.batch.clone()
         };
-        let queue = Arc::new(Queue::new(&batch, usize::MAX, Arc::clone(&metrics)));
+        let queue = Arc::new(Queue::new(&batch, usize::MAX, Arc::clone(metrics)));
         let end = End::Thread(stdout::spawn(form, Arc::clone(&queue))?);
         running.push(Running {
             name: kind.name(),

@@ -241,7 +241,7 @@ mod tests {
         Queue::new(&config, usize::MAX, Arc::default())
     }
 
-    const LONG: Duration = Duration::from_secs(3600);
+    const LONG: Duration = Duration::from_hours(1);
 
     #[derive(Default)]
     struct Wakes(AtomicU64);
@@ -261,8 +261,8 @@ mod tests {
         let runtime = runtime.expect("a runtime starts");
         let _entered = runtime.enter();
         let queue = queue(10_000, 1_000, LONG);
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(Arc::clone(&wakes));
+        let counter = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&counter));
         let mut context = Context::from_waker(&waker);
         let mut next = pin!(queue.next_batch());
         assert!(next.as_mut().poll(&mut context).is_pending());
@@ -272,7 +272,7 @@ mod tests {
                 assert!(next.as_mut().poll(&mut context).is_pending());
             }
         }
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
+        assert_eq!(counter.0.load(Ordering::Relaxed), 2);
         match next.as_mut().poll(&mut context) {
             std::task::Poll::Ready(Some(batch)) => assert_eq!(batch.len(), 1_000),
             other => panic!("the batch is full: {other:?}"),
@@ -311,7 +311,7 @@ mod tests {
         assert!(matches!(queue.poll(&mut due, now), Poll::Wait(None)));
         queue.try_send(spans_of("cart", 2));
         assert!(matches!(queue.poll(&mut due, now), Poll::Wait(Some(wait)) if wait == LONG));
-        let almost = now + LONG - Duration::from_nanos(1);
+        let almost = now + LONG.saturating_sub(Duration::from_nanos(1));
         assert!(matches!(queue.poll(&mut due, almost), Poll::Wait(Some(_))));
         assert!(matches!(queue.poll(&mut due, now + LONG), Poll::Batch(batch) if batch.len() == 2));
         queue.try_send(spans_of("cart", 7));

@@ -54,6 +54,7 @@ pub(crate) fn remote_span() -> Span {
     }
 }
 
+#[derive(Clone, Copy)]
 pub(crate) struct Http {
     pub(crate) id: u64,
     pub(crate) parent: u64,
@@ -101,6 +102,7 @@ pub(crate) fn http_span(resource: &Arc<Resource>, http: Http) -> Span {
 
 /// A front end asks two back ends one after the other; the second fails.
 pub(crate) fn checkout() -> Vec<Span> {
+    use SpanKind::{Client, Server};
     let (front, cart, pay) = (
         service("frontend", 1),
         service("cart", 2),
@@ -115,7 +117,6 @@ pub(crate) fn checkout() -> Vec<Span> {
         from_ms,
         to_ms,
     };
-    use SpanKind::{Client, Server};
     vec![
         http_span(&front, row(1, 0, Server, "/checkout", 500, 0, 312)),
         http_span(
@@ -155,7 +156,7 @@ pub(crate) fn spans_of(name: &'static str, count: usize) -> Vec<Span> {
 
 /// Waits for a condition that other tasks or threads bring about.
 pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain for: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -218,10 +219,10 @@ fn configuration_of_the_wanted_exporters() {
 #[tokio::test]
 async fn no_exporters() {
     let metrics = Arc::new(SelfMetrics::default());
-    let (sink, exporters) = start(Config::default(), Arc::clone(&metrics), &Handle::current())
-        .expect("nothing can fail");
+    let (sink, exporters) =
+        start(&Config::default(), &metrics, &Handle::current()).expect("nothing can fail");
     sink.try_send(checkout());
-    exporters.shutdown(Duration::from_secs(60)).await;
+    exporters.shutdown(Duration::from_mins(1)).await;
     assert!(metrics.losses().is_empty());
 }
 
@@ -255,13 +256,28 @@ fn exporters_do_not_share_fate() {
 #[tokio::test]
 async fn a_stalled_terminal_does_not_hold_up_the_shutdown() {
     let metrics = Arc::new(SelfMetrics::default());
-    let queue = Arc::new(Queue::new(&batch_config(10), usize::MAX, Arc::clone(&metrics)));
+    let queue = Arc::new(Queue::new(
+        &batch_config(10),
+        usize::MAX,
+        Arc::clone(&metrics),
+    ));
     queue.try_send(spans_of("printing", 2));
-    assert_eq!(queue.next_batch_blocking(None).map(|spans| spans.len()), Some(2));
+    assert_eq!(
+        queue.next_batch_blocking(None).map(|spans| spans.len()),
+        Some(2)
+    );
     queue.try_send(spans_of("waiting", 3));
     let (_never, done) = oneshot::channel();
-    let running = Running { name: "console", queue, end: End::Thread(done) };
-    Exporters { running: vec![running] }.shutdown(Duration::from_millis(20)).await;
+    let running = Running {
+        name: "console",
+        queue,
+        end: End::Thread(done),
+    };
+    Exporters {
+        running: vec![running],
+    }
+    .shutdown(Duration::from_millis(20))
+    .await;
     let losses: Vec<_> = metrics.losses().into_iter().collect();
     assert_eq!(
         losses,

@@ -52,6 +52,9 @@ const HTTP_PATH: &str = "v1/traces";
 /// The specification's default.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What to do about an endpoint that is none.
+const FORM: &str = "write it as http://HOST:PORT or https://HOST:PORT";
+
 /// Headers that belong to the transport.
 const RESERVED_HEADERS: &[&str] = &[
     "connection",
@@ -241,7 +244,7 @@ fn endpoint(
                 variable,
                 value: text,
                 cause: "it has no scheme".to_owned(),
-                next_step: "write it as http://HOST:PORT or https://HOST:PORT",
+                next_step: FORM,
             });
         }
     };
@@ -270,7 +273,6 @@ fn checked_endpoint(variable: &'static str, text: &str, path: Path) -> Result<Ur
         cause: cause.to_owned(),
         next_step,
     };
-    const FORM: &str = "write it as http://HOST:PORT or https://HOST:PORT";
     // Credentials must not be repeated in an error message.
     let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
     if authority

@@ -7,7 +7,9 @@
 use std::fmt::Write as _;
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceRequest},
+    collector::trace::v1::{
+        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+    },
     common::v1::{AnyValue, KeyValue, any_value},
     trace::v1::{ResourceSpans, ScopeSpans, Span, span::Link},
 };
@@ -18,11 +20,11 @@ pub(super) fn encode(request: &ExportTraceServiceRequest) -> Vec<u8> {
     json!({ "resourceSpans": groups }).to_string().into_bytes()
 }
 
-/// The partial success of an answer; `None` when it is not JSON of the right form.
-pub(super) fn decode_response(body: &[u8]) -> Option<Option<ExportTracePartialSuccess>> {
+/// `None` when it is not JSON of the right form.
+pub(super) fn decode_response(body: &[u8]) -> Option<ExportTraceServiceResponse> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let Some(partial) = answer.as_object()?.get("partialSuccess") else {
-        return Some(None);
+        return Some(ExportTraceServiceResponse::default());
     };
     let rejected = partial.get("rejectedSpans");
     // Receivers write 64-bit integers as the mapping says and as plain numbers.
@@ -34,10 +36,13 @@ pub(super) fn decode_response(body: &[u8]) -> Option<Option<ExportTracePartialSu
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned();
-    Some(Some(ExportTracePartialSuccess {
+    let partial = ExportTracePartialSuccess {
         rejected_spans,
         error_message,
-    }))
+    };
+    Some(ExportTraceServiceResponse {
+        partial_success: Some(partial),
+    })
 }
 
 fn resource_spans(group: &ResourceSpans) -> Value {

@@ -124,19 +124,17 @@ impl Exporter {
         if let Some(line) = self.outage.reached(now) {
             tracing::info!("{line}");
         }
-        if answer.rejected > 0 || !answer.message.is_empty() {
-            if let Some(line) = self
+        if (answer.rejected > 0 || !answer.message.is_empty())
+            && let Some(line) = self
                 .outage
                 .complained(answer.rejected, &answer.message, now)
-            {
-                tracing::warn!("{line}");
-            }
+        {
+            tracing::warn!("{line}");
         }
         self.metrics.add(Counter::ExportsSucceeded, 1);
-        let rejected = tally.share(answer.rejected);
-        queue.settle_lost(Loss::ExportRejected, &rejected);
         let mut taken = tally.clone();
-        taken.subtract(&rejected);
+        let rejected = taken.subtract(&tally.share(answer.rejected));
+        queue.settle_lost(Loss::ExportRejected, &rejected);
         queue.settle_exported(&taken);
     }
 

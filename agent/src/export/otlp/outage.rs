@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::retry::Failure;
 
 /// Between two warnings of the same kind.
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_mins(1);
 
 /// Times are since any fixed point, the same for all calls.
 #[derive(Debug)]

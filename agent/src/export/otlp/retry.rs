@@ -24,7 +24,7 @@ const INITIAL_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(10);
 /// The longest wait a receiver may ask for. Without a bound one absurd `Retry-After` would end
 /// the export for good.
-const MAX_REQUESTED_DELAY: Duration = Duration::from_secs(300);
+const MAX_REQUESTED_DELAY: Duration = Duration::from_mins(5);
 
 /// Why an export call failed, as far as the next step depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ mod tests {
         }
     }
 
-    /// RESOURCE_EXHAUSTED is retried only when the receiver says when.
+    /// `RESOURCE_EXHAUSTED` is retried only when the receiver says when.
     #[test]
     fn retry_info_names_the_delay() {
         let details = retry_info_details(2, 500_000_000);

@@ -23,7 +23,7 @@ use receiver::{Receiver, Reply, Speaks};
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
 /// Far more than any step of a test takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 struct Agent {
     sink: SpanSink,
@@ -38,7 +38,7 @@ fn start(environment: &[(&str, &str)]) -> Result<Agent> {
     let (config, warnings) = export::Config::from_lookup(&[export::Kind::Otlp], &lookup)?;
     assert_eq!(warnings, Vec::<String>::new());
     let metrics = Arc::new(SelfMetrics::default());
-    let (sink, exporters) = export::start(config, Arc::clone(&metrics), &Handle::current())?;
+    let (sink, exporters) = export::start(&config, &metrics, &Handle::current())?;
     Ok(Agent {
         sink,
         exporters,
@@ -96,9 +96,9 @@ async fn spans_arrive() {
             agent
                 .wait_for("the export", |agent| agent.exported() == 5)
                 .await;
-            let received = receiver.received();
-            let [request] = received.as_slice() else {
-                panic!("one request: {received:?}")
+            let requests = receiver.received();
+            let [request] = requests.as_slice() else {
+                panic!("one request: {requests:?}")
             };
             assert_eq!(
                 request.decode(),
@@ -138,10 +138,10 @@ async fn json_arrives() {
     agent
         .wait_for("the export", |agent| agent.exported() == 1)
         .await;
-    let received = receiver.received();
-    assert_eq!(received[0].header("content-type"), "application/json");
+    let requests = receiver.received();
+    assert_eq!(requests[0].header("content-type"), "application/json");
     let body: serde_json::Value =
-        serde_json::from_slice(&received[0].body).expect("the body is JSON");
+        serde_json::from_slice(&requests[0].body).expect("the body is JSON");
     let span = &body["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
     assert_eq!(span["traceId"], "4bf92f3577b34da6a3ce929d0e0e4736");
     assert_eq!(span["parentSpanId"], "1122334455667788");
@@ -158,13 +158,14 @@ async fn json_arrives() {
     );
     assert_eq!(
         json::decode_response(br#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"x"}}"#)
-            .map(Answer::from),
+            .map(|response| Answer::from(response.partial_success)),
         Some(Answer {
             rejected: 3,
             message: "x".to_owned()
         })
     );
     assert_eq!(json::decode_response(b"<html>"), None);
+    assert_eq!(json::decode_response(b"[]"), None);
 }
 
 /// What may be tried again is tried again, once, with the same spans, and nothing is lost.

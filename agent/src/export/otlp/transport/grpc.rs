@@ -60,7 +60,7 @@ impl Caller {
         let mut request = Request::new(body);
         *request.metadata_mut() = self.metadata.clone();
         // Longer than a day says nothing that the wire format of the deadline could hold.
-        if timeout < Duration::from_secs(86_400) {
+        if timeout < Duration::from_hours(24) {
             request.set_timeout(timeout);
         }
         let path = PathAndQuery::from_static(METHOD);

@@ -118,16 +118,14 @@ impl Caller {
 fn accepted(body: &[u8], protocol: Protocol) -> Answer {
     let response = match protocol {
         Protocol::HttpJson => json::decode_response(body),
-        Protocol::HttpProtobuf | Protocol::Grpc => ExportTraceServiceResponse::decode(body)
-            .ok()
-            .map(|response| response.partial_success),
+        Protocol::HttpProtobuf | Protocol::Grpc => ExportTraceServiceResponse::decode(body).ok(),
     };
     response.map_or_else(
         || Answer {
             rejected: 0,
             message: "its answer is not one of OTLP; is it an OTLP receiver?".to_owned(),
         },
-        Answer::from,
+        |response| response.partial_success.into(),
     )
 }
 
