@@ -17,6 +17,7 @@ pub mod context;
 pub mod engine;
 pub mod enrich;
 pub mod event;
+pub mod export;
 pub mod failure;
 pub mod kernel;
 pub mod launch;
