@@ -1,4 +1,8 @@
 //! The launch gate with real children of the real binary.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: starts processes and looks at them"
+)]
 
 use std::{
     ffi::OsString,
