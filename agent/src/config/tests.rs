@@ -1,3 +1,8 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: writes settings files to be read"
+)]
+
 use std::{fs, path::PathBuf};
 
 use super::*;

@@ -326,13 +326,10 @@ mod tests {
 
         // Tests run on threads of this process, so one with another number exists.
         let threads = fs::read_dir("/proc/self/task").expect("own threads can be listed");
-        let ids = threads
+        let mut ids = threads
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let thread = ids
-            .filter(|&id| id != own)
-            .next()
-            .expect("tests run on threads");
+        let thread = ids.find(|&id| id != own).expect("tests run on threads");
         assert!(matches!(proc_fs.state(thread), PidState::Thread { of, .. } if of == own));
 
         let mut child = Spawned::new("true", &[]);
