@@ -123,6 +123,9 @@ pub enum Failure {
         hint: String,
     },
 
+    #[error("where spans are to be sent is not clear: {cause}")]
+    ExportMalformed { cause: String },
+
     #[error("the capabilities {missing} are missing. {}", grant(*missing))]
     NotPermitted { missing: CapabilitySet },
     #[error(
@@ -136,6 +139,8 @@ pub enum Failure {
             on an x86_64 host"
     )]
     ArchitectureUnsupported { architecture: String },
+    #[error("this kernel does not let the agent see sockets: {cause}. `agent check` says more")]
+    KernelUnsupported { cause: String },
     #[error(
         "this kernel ({release}) is older than 5.8, the first one with a BPF ring buffer. Use \
             Linux 5.8 or later"
@@ -186,12 +191,14 @@ impl Failure {
             | Self::AddressMalformed { .. }
             | Self::TooManyValues { .. }
             | Self::InjectionUnavailable { .. }
+            | Self::ExportMalformed { .. }
             | Self::ConfigUnreadable { .. }
             | Self::ConfigMalformed { .. }
             | Self::ConfigKeyUnknown { .. } => EXIT_USAGE,
             Self::NotPermitted { .. }
             | Self::NoTypeInformation { .. }
             | Self::ArchitectureUnsupported { .. }
+            | Self::KernelUnsupported { .. }
             | Self::KernelTooOld { .. } => EXIT_NOT_PERMITTED,
             Self::CommandNotFound { .. } => EXIT_COMMAND_NOT_FOUND,
             Self::CommandNotExecutable { .. } => EXIT_COMMAND_NOT_EXECUTABLE,

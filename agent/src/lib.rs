@@ -21,6 +21,8 @@ pub mod export;
 pub mod failure;
 pub mod kernel;
 pub mod launch;
+pub mod ledger;
+pub mod pipeline;
 pub mod process;
 pub mod protocol;
 pub mod sample;

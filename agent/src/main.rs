@@ -8,11 +8,11 @@
 use std::{io::Write as _, process::ExitCode};
 
 use agent::{
-    check::{self, KernelReport},
+    check,
     cli::{Action, Cli},
     config::Config,
     failure::Failure,
-    launch,
+    launch, pipeline,
 };
 use clap::Parser as _;
 
@@ -43,18 +43,10 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         tracing::warn!("{warning}");
     }
     if is_check {
-        // Seam: the kernel side gives its probe here.
-        let page = check::run(&config, |_| KernelReport::default())?;
+        let page = check::run(&config, |_| pipeline::probe())?;
         let _ = std::io::stdout().write_all(page.text.as_bytes());
         return Ok(page.exit_code);
     }
     check::require(&config)?;
-    trace(config)
-}
-
-/// Seam: becomes `pipeline::run(config)` when the pipeline is there.
-fn trace(_config: Config) -> Result<u8, Failure> {
-    Err(Failure::Runtime(anyhow::anyhow!(
-        "this build has no pipeline yet"
-    )))
+    pipeline::run(config)
 }

@@ -17,7 +17,7 @@
 mod targets;
 mod threads;
 
-use std::{fs, io::Write as _, path::Path, sync::Arc, time::Duration};
+use std::{fs, io::Write as _, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -27,7 +27,7 @@ use tokio::{
 
 use self::{targets::Targets, threads::Threads};
 use crate::{
-    check::system,
+    check::{Hook, KernelReport, Outcome, system},
     config::{Capture, Config},
     engine,
     export::{self, Exporters},
@@ -37,7 +37,7 @@ use crate::{
     ledger::Ledger,
     process::watch::ProcFs,
     self_metrics::SelfMetrics,
-    status::{Listener, Status},
+    status::{Listener, ReadyFile, Status},
 };
 
 /// How long the final flush may take: longer than an export takes, shorter than a service manager
@@ -56,6 +56,7 @@ pub fn run(config: Config) -> Result<u8, Failure> {
 async fn trace(config: Config) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(SelfMetrics::default());
+    let ready = config.ready_file.clone().map(ReadyFile::prepare).transpose()?;
     let listener = match config.listen {
         Some(address) => Some(Listener::bind(address).await?),
         None => None,
@@ -95,13 +96,14 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     }
     let command = held.map(Held::release).transpose()?;
     status.set_ready();
-    if let Some(path) = &config.ready_file {
-        write_ready(path)?;
+    if let Some(ready) = &ready {
+        ready.create()?;
     }
 
     let print = || print_summary(&Ledger::new(&metrics, drops.totals()));
     let code = wait(&mut signals, command, &print).await?;
 
+    drop(ready);
     threads.stop().await?;
     flush(exporters, &mut signals).await;
     drop(loaded.guard);
@@ -110,10 +112,6 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     if let Some(path) = std::env::var_os(SUMMARY_FILE).filter(|path| !path.is_empty()) {
         fs::write(&path, ledger.json().to_string())
             .with_context(|| format!("cannot write the summary to {}", path.display()))?;
-    }
-    if let Some(path) = &config.ready_file {
-        // It said that the probes are attached.
-        let _ = fs::remove_file(path);
     }
     Ok(code)
 }
@@ -208,9 +206,49 @@ fn release() -> String {
     system::System::read().map_or_else(|_| String::from("unknown"), |system| system.release)
 }
 
-fn write_ready(path: &Path) -> anyhow::Result<()> {
-    fs::write(path, format!("{}\n", std::process::id()))
-        .with_context(|| format!("cannot create the ready file {}", path.display()))
+/// What `agent check` shows of the kernel: everything is really loaded, and let go again.
+pub fn probe() -> KernelReport {
+    let settings = kernel::Settings {
+        agent_process_id: std::process::id(),
+        ..kernel::Settings::default()
+    };
+    let hook = |name: &str, purpose: &str, outcome| Hook {
+        name: name.to_owned(),
+        purpose: purpose.to_owned(),
+        outcome,
+    };
+    let report = match kernel::load(&settings) {
+        Ok(kernel) => kernel.report,
+        Err(error) => {
+            let outcome = Outcome::Fails { cause: error.to_string() };
+            let hooks = vec![hook("socket hooks", "socket data", outcome)];
+            return KernelReport { hooks, ..KernelReport::default() };
+        }
+    };
+    let mut hooks: Vec<Hook> = CapturePath::ALL
+        .iter()
+        .map(|path| {
+            let rejected = report.rejected.iter().find(|(other, _)| other == path);
+            let outcome = match rejected {
+                Some((_, cause)) => Outcome::Fails { cause: cause.clone() },
+                None if *path == report.capture => Outcome::Works,
+                None => Outcome::NotTried { reason: "not needed here".to_owned() },
+            };
+            hook(path.name(), "socket data", outcome)
+        })
+        .collect();
+    hooks.extend(kernel::attach::optional_hooks().map(|(symbol, purpose)| {
+        let unattached = report.unattached.iter().find(|other| other.symbol == symbol);
+        let outcome = unattached
+            .map_or(Outcome::Works, |other| Outcome::Fails { cause: other.reason.clone() });
+        hook(symbol, purpose, outcome)
+    }));
+    let missing_fields = report
+        .missing_features
+        .iter()
+        .map(|(feature, field)| (field.path().to_owned(), feature.name().to_owned()))
+        .collect();
+    KernelReport { hooks, capture: Some(report.capture.name().to_owned()), missing_fields }
 }
 
 fn print_summary(ledger: &Ledger) {
