@@ -5,10 +5,12 @@
 )]
 
 use std::{
+    ffi::OsStr,
     fs,
     io::ErrorKind,
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     process::{Command, Output},
+    sync::mpsc,
 };
 
 fn agent(arguments: &[&str]) -> Command {
@@ -77,17 +79,26 @@ fn bad_usage() {
 #[test]
 fn a_thread_is_no_process() {
     let own = std::process::id();
-    let threads = fs::read_dir("/proc/self/task").expect("own threads can be listed");
-    let mut names = threads
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
-    let thread = names
-        .find(|name| *name != own.to_string())
-        .expect("tests run on threads");
+    let (tell, told) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    let lives = std::thread::spawn(move || {
+        let link = fs::read_link("/proc/thread-self").expect("/proc is mounted");
+        tell.send(link).expect("the test listens");
+        // Returns when the test drops its end.
+        ended.recv().expect_err("nothing is sent");
+    });
+    let link = told.recv().expect("the thread tells its id");
+    let thread = link
+        .file_name()
+        .and_then(OsStr::to_str)
+        .expect("PID/task/TID")
+        .to_owned();
     refuses(
         &["--pid", &thread],
         &["is a thread of process", &format!("Use --pid {own}")],
     );
+    drop(end);
+    lives.join().expect("the thread ends");
 }
 
 /// Kernel threads have nothing to trace. Containers without the host's processes show none.
@@ -117,7 +128,7 @@ fn without_privilege() {
     let output = loop {
         match command.output() {
             // A child that another test forks meanwhile may hold the copy open for writing.
-            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => continue,
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {}
             output => break output.expect("the agent runs"),
         }
     };

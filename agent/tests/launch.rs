@@ -197,7 +197,7 @@ fn the_invoking_user_runs_the_command() {
         ("HOME", "/root"),
     ];
     let script = "id -u; id -g; id -G; echo $HOME; echo \"[$SUDO_UID]\"; \
-                  grep -E '^(Uid|Gid|CapEff)' /proc/self/status";
+                  grep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status";
     let output = output_of(script, &variables, "");
     let lines: Vec<&str> = output.lines().collect();
     let own = fs::metadata("/proc/self").expect("/proc is mounted").uid();
@@ -218,5 +218,7 @@ fn the_invoking_user_runs_the_command() {
     );
     assert_eq!(lines[5], "Uid:\t65534\t65534\t65534\t65534");
     assert_eq!(lines[6], "Gid:\t65534\t65534\t65534\t65534");
-    assert_eq!(lines[7], "CapEff:\t0000000000000000");
+    // None of root's groups is left.
+    assert_eq!(lines[7].trim_end(), "Groups:\t65534");
+    assert_eq!(lines[8], "CapEff:\t0000000000000000");
 }
