@@ -292,11 +292,15 @@ impl Http1 {
         let framing = fields.request_framing();
         let draft = describe::request(&self.endpoint, &line, &fields);
         if let Some(exchange) = self.current_exchange() {
-            let number = exchange.number;
             exchange.draft = Some(draft);
             exchange.expects_continue = fields.expects_continue;
             exchange.request = RequestState::Body { begun: false };
-            self.progress.push_back(Progress::RequestHead { exchange: number, headers: fields.trace });
+            // An answer may overtake the head it refuses; then it is too late to say more of it.
+            if !exchange.response_announced {
+                let exchange = exchange.number;
+                let headers = fields.trace;
+                self.progress.push_back(Progress::RequestHead { exchange, headers });
+            }
         }
         if self.is_over {
             return;

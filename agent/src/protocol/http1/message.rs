@@ -59,7 +59,7 @@ pub(super) enum Found<'a> {
     /// The first byte of a message; it is still in the chunk.
     Beginning,
     /// The start line, without its line end, of a head that is not whole yet.
-    StartLine(Cow<'a, [u8]>),
+    StartLine(Vec<u8>),
     /// A whole head.
     Head(Cow<'a, [u8]>),
     /// What there is of a head that exceeds the limit.
@@ -128,6 +128,9 @@ impl MessageReader {
 
     /// Goes on until something is found.
     pub(super) fn next<'a>(&mut self, chunk: &mut Chunk<'a>) -> Found<'a> {
+        if matches!(self.stage, Stage::Head) && self.is_disproved_by(chunk) {
+            self.lose();
+        }
         loop {
             match &mut self.stage {
                 Stage::Lost => {
@@ -137,10 +140,6 @@ impl MessageReader {
                     }
                     self.enter(Stage::Between);
                     self.is_tentative = true;
-                }
-                // Another turn, and still no start line: it was none.
-                Stage::Head if self.is_tentative && !self.start_line_seen && chunk.turn_start => {
-                    self.lose();
                 }
                 Stage::Between => {
                     self.turn_pending |= chunk.turn_start;
@@ -182,6 +181,12 @@ impl MessageReader {
             })
     }
 
+    /// Another turn, and still no start line: what was taken for a message was none.
+    fn is_disproved_by(&self, chunk: &Chunk<'_>) -> bool {
+        let has_no_line = !self.buffer.is_empty() && !self.start_line_seen;
+        self.is_tentative && has_no_line && chunk.turn_start
+    }
+
     fn next_of_head<'a>(&mut self, chunk: &mut Chunk<'a>) -> Found<'a> {
         if self.buffer.is_empty()
             && let Some(end) = parse::head_end(chunk.data, 0)
@@ -201,13 +206,12 @@ impl MessageReader {
         }
         // A line end may be cut in two or three.
         self.searched = self.buffer.len().saturating_sub(3);
-        let start_line = parse::split_start_line(&self.buffer).map(|(line, _)| line.to_vec());
-        if let Some(line) = start_line
-            && !self.start_line_seen
+        if !self.start_line_seen
+            && let Some((line, _)) = parse::split_start_line(&self.buffer)
         {
             self.start_line_seen = true;
             chunk.consume(room);
-            return Found::StartLine(Cow::Owned(line));
+            return Found::StartLine(line.to_vec());
         }
         if self.buffer.len() >= HEAD_LIMIT {
             chunk.consume(room);
