@@ -1,0 +1,342 @@
+//! What a span says of one exchange: semantic conventions, docs/http/http-spans.md.
+
+use std::borrow::Cow;
+
+use super::parse::{Fields, RequestLine, text};
+use crate::protocol::{Address, Endpoint};
+use crate::span::attribute::{self, Attribute, Value};
+use crate::span::{Details, Kind, Status, redact};
+
+/// Attributes of a usual server span: more only where a request is unusual.
+const ATTRIBUTES: usize = 16;
+
+/// The part of [`Details`] that the request decides.
+#[derive(Debug)]
+pub(super) struct Draft {
+    name: &'static str,
+    attributes: Vec<Attribute>,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Complete,
+    /// `error.type` of a transfer that broke.
+    Broken(&'static str),
+    /// What was not observed.
+    Unobserved(&'static str),
+}
+
+/// What the rest of an exchange told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Result {
+    pub(super) status: Option<u16>,
+    pub(super) request_size: Option<u64>,
+    pub(super) response_size: Option<u64>,
+    pub(super) outcome: Outcome,
+}
+
+pub(super) fn request(endpoint: &Endpoint, line: &RequestLine<'_>, fields: &Fields<'_>) -> Draft {
+    let mut attributes = Vec::with_capacity(ATTRIBUTES);
+    let method = known_method(line.method);
+    push(&mut attributes, attribute::HTTP_REQUEST_METHOD, method.unwrap_or("_OTHER"));
+    if method.is_none() {
+        let original = line.method.to_owned();
+        push(&mut attributes, attribute::HTTP_REQUEST_METHOD_ORIGINAL, original);
+    }
+    let target = Target::of(line);
+    match endpoint.kind {
+        Kind::Server => server_attributes(&mut attributes, endpoint, &target, fields),
+        Kind::Client => client_attributes(&mut attributes, endpoint, &target, fields),
+    }
+    match &endpoint.peer {
+        Address::Inet { ip, port } => {
+            let ip = ip.to_canonical().to_string();
+            push(&mut attributes, attribute::NETWORK_PEER_ADDRESS, ip);
+            push(&mut attributes, attribute::NETWORK_PEER_PORT, *port);
+        }
+        Address::Unix { path } => {
+            if !path.is_empty() {
+                push(&mut attributes, attribute::NETWORK_PEER_ADDRESS, path.clone());
+            }
+            push(&mut attributes, attribute::NETWORK_TRANSPORT, "unix");
+        }
+    }
+    let version = match line.minor {
+        0 => Cow::Borrowed("1.0"),
+        1 => Cow::Borrowed("1.1"),
+        minor => Cow::Owned(format!("1.{minor}")),
+    };
+    push(&mut attributes, attribute::NETWORK_PROTOCOL_VERSION, version);
+    if let Some(agent) = fields.user_agent {
+        push(&mut attributes, attribute::USER_AGENT_ORIGINAL, text(agent));
+    }
+    Draft { name: method.unwrap_or("HTTP"), attributes }
+}
+
+fn server_attributes(
+    attributes: &mut Vec<Attribute>,
+    endpoint: &Endpoint,
+    target: &Target<'_>,
+    fields: &Fields<'_>,
+) {
+    let scheme = fields.forwarded_proto.and_then(forwarded_scheme);
+    let scheme = scheme.or(target.scheme()).unwrap_or("http");
+    push(attributes, attribute::URL_SCHEME, scheme);
+    if let Some((path, query)) = target.path_and_query() {
+        push(attributes, attribute::URL_PATH, path.to_owned());
+        if let Some(query) = query {
+            push(attributes, attribute::URL_QUERY, redact::query(query).into_owned());
+        }
+    }
+    let server = Server::of(target, fields, &endpoint.local, scheme);
+    server.push(attributes);
+    if let Some(client) = first_hop(fields) {
+        push(attributes, attribute::CLIENT_ADDRESS, client);
+    } else if let Address::Inet { ip, .. } = &endpoint.peer {
+        push(attributes, attribute::CLIENT_ADDRESS, ip.to_canonical().to_string());
+    }
+}
+
+fn client_attributes(
+    attributes: &mut Vec<Attribute>,
+    endpoint: &Endpoint,
+    target: &Target<'_>,
+    fields: &Fields<'_>,
+) {
+    let scheme = target.scheme().unwrap_or("http");
+    let server = Server::of(target, fields, &endpoint.peer, scheme);
+    let full = match target {
+        Target::Absolute(url) => redact::url(url).into_owned(),
+        Target::Authority(authority) => authority.clone().into_owned(),
+        // RFC 9112, section 3.3: the asterisk stands for no path at all.
+        Target::Asterisk => format!("http://{}", server.authority(fields)),
+        Target::Origin(path) => {
+            redact::url(&format!("http://{}{path}", server.authority(fields))).into_owned()
+        }
+    };
+    push(attributes, attribute::URL_FULL, full);
+    server.push(attributes);
+}
+
+pub(super) fn finish(draft: Draft, kind: Kind, result: Result) -> Details {
+    let Draft { name, mut attributes } = draft;
+    if let Some(size) = result.request_size {
+        push(&mut attributes, attribute::HTTP_REQUEST_BODY_SIZE, size_value(size));
+    }
+    if let Some(status) = result.status {
+        push(&mut attributes, attribute::HTTP_RESPONSE_STATUS_CODE, status);
+    }
+    if let Some(size) = result.response_size {
+        push(&mut attributes, attribute::HTTP_RESPONSE_BODY_SIZE, size_value(size));
+    }
+    let error = result.status.filter(|&status| is_error(kind, status)).map(status_text);
+    let error = error.or(match result.outcome {
+        Outcome::Broken(error) => Some(Cow::Borrowed(error)),
+        _ => None,
+    });
+    let status = match &error {
+        Some(_) => Status::Error(String::new()),
+        None => Status::Unset,
+    };
+    if let Some(error) = error {
+        push(&mut attributes, attribute::ERROR_TYPE, error);
+    }
+    if let Outcome::Unobserved(what) = result.outcome {
+        push(&mut attributes, attribute::UNOBSERVED, what);
+    }
+    Details { name: name.to_owned(), status, attributes }
+}
+
+/// 4xx is the client's doing, so no error of a server; what is no status of HTTP is one of both.
+fn is_error(kind: Kind, status: u16) -> bool {
+    match status {
+        100..400 => false,
+        400..500 => kind == Kind::Client,
+        _ => true,
+    }
+}
+
+fn status_text(status: u16) -> Cow<'static, str> {
+    match status {
+        404 => Cow::Borrowed("404"),
+        500 => Cow::Borrowed("500"),
+        502 => Cow::Borrowed("502"),
+        503 => Cow::Borrowed("503"),
+        _ => Cow::Owned(status.to_string()),
+    }
+}
+
+fn size_value(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+fn push(attributes: &mut Vec<Attribute>, key: &'static str, value: impl Into<Value>) {
+    attributes.push(Attribute::new(key, value));
+}
+
+/// Methods of RFC 9110 and RFC 5789, and QUERY; case counts.
+fn known_method(method: &str) -> Option<&'static str> {
+    const KNOWN: [&str; 10] = [
+        "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE", "QUERY",
+    ];
+    KNOWN.into_iter().find(|known| *known == method)
+}
+
+/// RFC 9112, section 3.2.
+#[derive(Debug)]
+enum Target<'a> {
+    Origin(Cow<'a, str>),
+    Absolute(Cow<'a, str>),
+    Authority(Cow<'a, str>),
+    Asterisk,
+}
+
+impl<'a> Target<'a> {
+    fn of(line: &RequestLine<'a>) -> Self {
+        let target = String::from_utf8_lossy(line.target);
+        if line.method == "CONNECT" {
+            Self::Authority(target)
+        } else if target == "*" {
+            Self::Asterisk
+        } else if !target.starts_with('/') && target.contains("://") {
+            Self::Absolute(target)
+        } else {
+            Self::Origin(target)
+        }
+    }
+
+    fn scheme(&self) -> Option<&'static str> {
+        let Self::Absolute(url) = self else { return None };
+        let (scheme, _) = url.split_once("://")?;
+        known_scheme(scheme)
+    }
+
+    /// Host and port as the target has them.
+    fn authority(&self) -> Option<&str> {
+        match self {
+            Self::Authority(authority) => Some(authority),
+            Self::Absolute(url) => {
+                let (_, rest) = url.split_once("://")?;
+                let authority = rest.split(['/', '?', '#']).next()?;
+                Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+            }
+            Self::Origin(_) | Self::Asterisk => None,
+        }
+    }
+
+    /// `None` for CONNECT, whose target has neither.
+    fn path_and_query(&self) -> Option<(&str, Option<&str>)> {
+        let from_path = match self {
+            Self::Origin(path) => path.as_ref(),
+            Self::Absolute(url) => {
+                let (_, rest) = url.split_once("://")?;
+                let path = rest.find(['/', '?']).and_then(|start| rest.get(start..));
+                path.unwrap_or("/")
+            }
+            Self::Asterisk => "*",
+            Self::Authority(_) => return None,
+        };
+        Some(match from_path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (from_path, None),
+        })
+    }
+}
+
+fn known_scheme(scheme: &str) -> Option<&'static str> {
+    ["http", "https", "ws", "wss"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known))
+}
+
+/// The first scheme of a list, where it is one we know: anyone may send the field.
+fn forwarded_scheme(value: &[u8]) -> Option<&'static str> {
+    let first = str::from_utf8(value).ok()?.split(',').next()?;
+    known_scheme(first.trim())
+}
+
+/// The logical destination of a request.
+#[derive(Debug)]
+struct Server {
+    address: String,
+    port: Option<u16>,
+}
+
+impl Server {
+    /// From the target, else the `Host` field, else the socket.
+    fn of(target: &Target<'_>, fields: &Fields<'_>, socket: &Address, scheme: &str) -> Self {
+        let host = || fields.host.and_then(|host| str::from_utf8(host).ok());
+        let named = target.authority().or_else(host).filter(|authority| !authority.is_empty());
+        if let Some((address, port)) = named.and_then(host_and_port) {
+            let default = if matches!(scheme, "https" | "wss") { 443 } else { 80 };
+            return Self { address, port: port.or(Some(default)) };
+        }
+        match socket {
+            Address::Inet { ip, port } => {
+                Self { address: ip.to_canonical().to_string(), port: Some(*port) }
+            }
+            Address::Unix { path } => Self { address: path.clone(), port: None },
+        }
+    }
+
+    fn push(self, attributes: &mut Vec<Attribute>) {
+        if !self.address.is_empty() {
+            push(attributes, attribute::SERVER_ADDRESS, self.address);
+            if let Some(port) = self.port {
+                push(attributes, attribute::SERVER_PORT, port);
+            }
+        }
+    }
+
+    /// As it stands in a URL: the `Host` field itself, else made from the address.
+    fn authority(&self, fields: &Fields<'_>) -> String {
+        let host = fields.host.and_then(|host| str::from_utf8(host).ok());
+        if let Some(host) = host.filter(|host| !host.is_empty()) {
+            return host.to_owned();
+        }
+        let address = match self.address.contains(':') {
+            true => format!("[{}]", self.address),
+            false => self.address.clone(),
+        };
+        match self.port {
+            Some(port) if port != 80 => format!("{address}:{port}"),
+            _ => address,
+        }
+    }
+}
+
+/// `host`, `host:port`, `[v6]` or `[v6]:port`; the address is without brackets.
+fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            (host, port.strip_prefix(':'))
+        }
+        None => match authority.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    (!host.is_empty()).then(|| (host.to_owned(), port.and_then(|port| port.parse().ok())))
+}
+
+/// The client as the first proxy saw it: RFC 7239, section 4, else `X-Forwarded-For`. Hidden and
+/// unknown ones are no addresses.
+fn first_hop(fields: &Fields<'_>) -> Option<String> {
+    let forwarded = fields.forwarded.and_then(|value| {
+        let first = str::from_utf8(value).ok()?.split(',').next()?;
+        first.split(';').find_map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            key.trim().eq_ignore_ascii_case("for").then(|| value.trim().trim_matches('"'))
+        })
+    });
+    let forwarded_for = || str::from_utf8(fields.forwarded_for?).ok()?.split(',').next();
+    let hop = forwarded.or_else(forwarded_for)?.trim();
+    if hop.is_empty() || hop.starts_with('_') || hop.eq_ignore_ascii_case("unknown") {
+        return None;
+    }
+    // A bare IPv6 address has colons, and no port.
+    match hop.parse::<std::net::Ipv6Addr>() {
+        Ok(_) => Some(hop.to_owned()),
+        Err(_) => host_and_port(hop).map(|(address, _)| address),
+    }
+}
