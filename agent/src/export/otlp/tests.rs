@@ -1,7 +1,7 @@
 //! The whole exporter against receivers on loopback.
 
 mod differential;
-mod receiver;
+pub(super) mod receiver;
 
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 #[derive(Clone, Debug)]
-pub(super) enum Reply {
+pub(in crate::export::otlp) enum Reply {
     Ok,
     Partial(i64, &'static str),
     /// A status with one header and a body.
@@ -44,7 +44,7 @@ pub(super) enum Reply {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(in crate::export::otlp) enum Speaks {
     Http,
     Grpc,
     /// Bytes that are neither, then the end.
@@ -53,18 +53,18 @@ pub(super) enum Speaks {
 
 /// One request, decompressed.
 #[derive(Clone, Debug)]
-pub(super) struct Received {
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
+pub(in crate::export::otlp) struct Received {
+    pub(in crate::export::otlp) path: String,
+    pub(in crate::export::otlp) headers: HeaderMap,
+    pub(in crate::export::otlp) body: Vec<u8>,
 }
 
 impl Received {
-    pub(super) fn decode(&self) -> ExportTraceServiceRequest {
+    pub(in crate::export::otlp) fn decode(&self) -> ExportTraceServiceRequest {
         ExportTraceServiceRequest::decode(self.body.as_slice()).expect("the body is OTLP")
     }
 
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(in crate::export::otlp) fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().expect("ASCII"))
@@ -72,8 +72,8 @@ impl Received {
 }
 
 #[derive(Clone)]
-pub(super) struct Receiver {
-    pub(super) address: SocketAddr,
+pub(in crate::export::otlp) struct Receiver {
+    pub(in crate::export::otlp) address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
@@ -84,7 +84,7 @@ struct State {
 
 impl Receiver {
     /// Answers by `script`, then `Reply::Ok` for ever.
-    pub(super) async fn start(
+    pub(in crate::export::otlp) async fn start(
         speaks: Speaks,
         tls: Option<TlsAcceptor>,
         script: impl IntoIterator<Item = Reply>,
@@ -174,7 +174,7 @@ impl Receiver {
         }
     }
 
-    pub(super) fn received(&self) -> Vec<Received> {
+    pub(in crate::export::otlp) fn received(&self) -> Vec<Received> {
         self.state
             .lock()
             .expect("no test panics with the lock")
@@ -183,7 +183,7 @@ impl Receiver {
     }
 
     /// Span counts of what came, request by request.
-    pub(super) fn span_counts(&self) -> Vec<usize> {
+    pub(in crate::export::otlp) fn span_counts(&self) -> Vec<usize> {
         let count = |received: &Received| {
             let groups = received.decode().resource_spans;
             groups
