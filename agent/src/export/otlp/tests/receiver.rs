@@ -47,6 +47,8 @@ pub(in crate::export::otlp) enum Reply {
 pub(in crate::export::otlp) enum Speaks {
     Http,
     Grpc,
+    /// Nothing at all on the first connection, gRPC on the others.
+    GrpcAfterSilence,
     /// Bytes that are neither, then the end.
     Nonsense,
 }
@@ -104,6 +106,15 @@ impl Receiver {
     }
 
     async fn accept(self, listener: TcpListener, speaks: Speaks, tls: Option<TlsAcceptor>) {
+        let silent = match speaks {
+            Speaks::GrpcAfterSilence => listener.accept().await.ok(),
+            _ => None,
+        };
+        let speaks = if silent.is_some() {
+            Speaks::Grpc
+        } else {
+            speaks
+        };
         while let Ok((mut stream, _)) = listener.accept().await {
             let (receiver, tls) = (self.clone(), tls.clone());
             tokio::spawn(async move {
