@@ -328,6 +328,18 @@ mod tests {
         for (index, span) in spans.iter_mut().enumerate() {
             span.name = "n".repeat(index * 7 % 300);
         }
+        // One resource is as long as many spans.
+        let model = spans[0].clone();
+        spans.extend((0..20_u8).map(|index| {
+            let long = Attribute::new("x.long", format!("{index:02}").repeat(350));
+            let resource = Arc::new(Resource {
+                attributes: vec![long],
+            });
+            Span {
+                resource,
+                ..model.clone()
+            }
+        }));
         let total = spans.len();
         for bytes in [2_000, 5_000, 20_000] {
             let mut queue: VecDeque<Span> = spans.clone().into();

@@ -268,7 +268,7 @@ mod tests {
         assert!(next.as_mut().poll(&mut context).is_pending());
         for sent in 0..1_000 {
             queue.try_send(spans_of("cart", 1));
-            if sent == 0 {
+            if sent < 999 {
                 assert!(next.as_mut().poll(&mut context).is_pending());
             }
         }

@@ -39,6 +39,9 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// JSON is up to about three times as long as the protobuf encoding that the limit is told in.
 const MAX_JSON_REQUEST_BYTES: usize = MAX_REQUEST_BYTES / 3;
 
+/// What the last attempt within the limit gets at least.
+const MIN_ATTEMPT: Duration = Duration::from_secs(1);
+
 /// The byte limit of a batch, told in its protobuf encoding.
 pub(super) fn max_batch_bytes(protocol: Protocol) -> usize {
     match protocol {
@@ -90,7 +93,8 @@ impl Exporter {
         let first = Instant::now();
         let mut retry = Retry::new(self.limit);
         loop {
-            let left = self.limit.saturating_sub(first.elapsed());
+            // Waits may overrun; a last attempt must still have time to succeed.
+            let left = self.limit.saturating_sub(first.elapsed()).max(MIN_ATTEMPT);
             let failure = match self.transport.send(body.clone(), left).await {
                 Ok(answer) => return self.accepted(&answer, &tally, queue),
                 Err(failure) => failure,

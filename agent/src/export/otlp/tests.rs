@@ -1,7 +1,7 @@
 //! The whole exporter against receivers on loopback.
 
 mod differential;
-mod receiver;
+pub(super) mod receiver;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -200,6 +200,20 @@ async fn transient_failures_are_retried() {
         assert_eq!(agent.metrics.total(Counter::ExportsRetried), 1, "{reply:?}");
         assert_eq!(agent.lost(), losses([]), "{reply:?}");
     }
+}
+
+/// A connection that went silent is not waited on again: the retry makes a new one.
+#[tokio::test]
+async fn a_silent_connection_is_left() {
+    let receiver = Receiver::start(Speaks::GrpcAfterSilence, None, []).await;
+    let timeout = [("OTEL_EXPORTER_OTLP_TIMEOUT", "200")];
+    let agent = agent_for(&receiver, Speaks::Grpc, &timeout);
+    agent.sink.try_send(checkout());
+    agent
+        .wait_for("the export", |agent| agent.exported() == 5)
+        .await;
+    assert_eq!(agent.metrics.total(Counter::ExportsRetried), 1);
+    assert_eq!(receiver.span_counts(), [5]);
 }
 
 /// What the receiver will never take is given up at once, counted by service, and the next batch

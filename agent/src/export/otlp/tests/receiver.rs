@@ -28,7 +28,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 #[derive(Clone, Debug)]
-pub(super) enum Reply {
+pub(in crate::export::otlp) enum Reply {
     Ok,
     Partial(i64, &'static str),
     /// A status with one header and a body.
@@ -44,27 +44,29 @@ pub(super) enum Reply {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(in crate::export::otlp) enum Speaks {
     Http,
     Grpc,
+    /// Nothing at all on the first connection, gRPC on the others.
+    GrpcAfterSilence,
     /// Bytes that are neither, then the end.
     Nonsense,
 }
 
 /// One request, decompressed.
 #[derive(Clone, Debug)]
-pub(super) struct Received {
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
+pub(in crate::export::otlp) struct Received {
+    pub(in crate::export::otlp) path: String,
+    pub(in crate::export::otlp) headers: HeaderMap,
+    pub(in crate::export::otlp) body: Vec<u8>,
 }
 
 impl Received {
-    pub(super) fn decode(&self) -> ExportTraceServiceRequest {
+    pub(in crate::export::otlp) fn decode(&self) -> ExportTraceServiceRequest {
         ExportTraceServiceRequest::decode(self.body.as_slice()).expect("the body is OTLP")
     }
 
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(in crate::export::otlp) fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().expect("ASCII"))
@@ -72,8 +74,8 @@ impl Received {
 }
 
 #[derive(Clone)]
-pub(super) struct Receiver {
-    pub(super) address: SocketAddr,
+pub(in crate::export::otlp) struct Receiver {
+    pub(in crate::export::otlp) address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
@@ -84,7 +86,7 @@ struct State {
 
 impl Receiver {
     /// Answers by `script`, then `Reply::Ok` for ever.
-    pub(super) async fn start(
+    pub(in crate::export::otlp) async fn start(
         speaks: Speaks,
         tls: Option<TlsAcceptor>,
         script: impl IntoIterator<Item = Reply>,
@@ -104,6 +106,15 @@ impl Receiver {
     }
 
     async fn accept(self, listener: TcpListener, speaks: Speaks, tls: Option<TlsAcceptor>) {
+        let silent = match speaks {
+            Speaks::GrpcAfterSilence => listener.accept().await.ok(),
+            _ => None,
+        };
+        let speaks = if silent.is_some() {
+            Speaks::Grpc
+        } else {
+            speaks
+        };
         while let Ok((mut stream, _)) = listener.accept().await {
             let (receiver, tls) = (self.clone(), tls.clone());
             tokio::spawn(async move {
@@ -174,7 +185,7 @@ impl Receiver {
         }
     }
 
-    pub(super) fn received(&self) -> Vec<Received> {
+    pub(in crate::export::otlp) fn received(&self) -> Vec<Received> {
         self.state
             .lock()
             .expect("no test panics with the lock")
@@ -183,7 +194,7 @@ impl Receiver {
     }
 
     /// Span counts of what came, request by request.
-    pub(super) fn span_counts(&self) -> Vec<usize> {
+    pub(in crate::export::otlp) fn span_counts(&self) -> Vec<usize> {
         let count = |received: &Received| {
             let groups = received.decode().resource_spans;
             groups

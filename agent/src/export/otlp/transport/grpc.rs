@@ -110,9 +110,11 @@ fn refused(status: &Status) -> Failure {
         _ => "",
     };
     let message = excerpt(status.message(), 200);
+    let separator = if message.is_empty() { "" } else { ": " };
+    let cause = format!("gRPC {:?}{separator}{message}", status.code());
     Failure {
         class,
-        cause: format!("gRPC {:?}: {message}", status.code()),
+        cause,
         next_step,
     }
 }

@@ -139,22 +139,49 @@ where
 
 /// A call that got no answer: nobody there, TLS refused, connection broken.
 fn unanswered(error: &(dyn Error + 'static)) -> Failure {
-    let cause = chain(error);
-    let next_step = if cause.contains("certificate") {
-        "check OTEL_EXPORTER_OTLP_CERTIFICATE, and that the host name is in the certificate"
-    } else if cause.contains("corrupt message") || cause.contains("InvalidContentType") {
-        "the receiver does not speak TLS: use http:// in OTEL_EXPORTER_OTLP_ENDPOINT"
-    } else if cause.contains("dns error") || cause.contains("lookup") {
-        "check the host name in OTEL_EXPORTER_OTLP_ENDPOINT"
-    } else {
-        "start a collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT and \
-         OTEL_EXPORTER_OTLP_PROTOCOL to where one listens"
-    };
+    let text = chain(error);
     Failure {
         class: Class::Retryable(None),
-        cause,
-        next_step,
+        next_step: advice(&text),
+        // The client's own layer only repeats in what phase it was.
+        cause: match text.split_once("): ") {
+            Some((phase, cause)) if phase.starts_with("client error (") => cause.to_owned(),
+            _ => text,
+        },
     }
+}
+
+/// The errors of hyper and rustls tell these cases apart by their text alone.
+fn advice(text: &str) -> &'static str {
+    const TABLE: &[(&str, &str)] = &[
+        (
+            "received fatal alert",
+            "the receiver refused the TLS handshake: check OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE \
+             and OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        ),
+        (
+            "invalid peer certificate",
+            "check OTEL_EXPORTER_OTLP_CERTIFICATE, and that the host name is in the certificate",
+        ),
+        (
+            "received corrupt message",
+            "the receiver does not speak TLS there: try http:// in OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        (
+            "dns error",
+            "check the host name in OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        (
+            "(Connect)",
+            "start a collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT to where one listens",
+        ),
+    ];
+    let row = TABLE.iter().find(|(sign, _)| text.contains(sign));
+    row.map_or(
+        "if this lasts, check OTEL_EXPORTER_OTLP_PROTOCOL and the scheme of the endpoint: the \
+         port may speak another protocol",
+        |(_, advice)| advice,
+    )
 }
 
 /// An error with its causes on one line.
@@ -179,4 +206,71 @@ fn excerpt(text: &str, limit: usize) -> String {
         .take(limit)
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::otlp::tests::receiver::{Receiver, Speaks};
+
+    async fn failure_of(endpoint: String, protocol: &str) -> Failure {
+        let lookup = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.clone()),
+            "OTEL_EXPORTER_OTLP_PROTOCOL" => Some(protocol.to_owned()),
+            _ => None,
+        };
+        let config = Config::from_lookup(&lookup, &mut vec![]).expect("the endpoint is valid");
+        let mut transport = Transport::new(&config).expect("no files are named");
+        let body = transport.prepare(vec![]).expect("nothing to compress");
+        transport
+            .send(body, Duration::MAX)
+            .await
+            .expect_err("nobody takes it")
+    }
+
+    /// Each way to miss a receiver is told with what to do about it.
+    #[tokio::test]
+    async fn next_steps() {
+        let http = Receiver::start(Speaks::Http, None, []).await.address;
+        let nonsense = Receiver::start(Speaks::Nonsense, None, []).await.address;
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let refused = free.local_addr().expect("it is bound");
+        drop(free);
+        let table = [
+            (
+                format!("http://{refused}"),
+                "Connection refused",
+                "start a collector there",
+            ),
+            (
+                format!("https://{http}"),
+                "InvalidContentType",
+                "does not speak TLS there",
+            ),
+            (
+                format!("http://{nonsense}"),
+                "",
+                "the port may speak another protocol",
+            ),
+            (
+                "http://no-such-host.invalid".to_owned(),
+                "dns error",
+                "check the host name",
+            ),
+        ];
+        for (endpoint, cause, next_step) in table {
+            for protocol in ["grpc", "http/protobuf"] {
+                let failure = failure_of(endpoint.clone(), protocol).await;
+                assert!(
+                    failure.cause.contains(cause),
+                    "{endpoint} {protocol}: {failure:?}"
+                );
+                assert!(
+                    failure.next_step.contains(next_step),
+                    "{endpoint} {protocol}: {failure:?}"
+                );
+                assert_eq!(failure.class, Class::Retryable(None));
+            }
+        }
+    }
 }
