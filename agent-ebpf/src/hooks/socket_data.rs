@@ -174,6 +174,10 @@ fn try_handle(transfer: &Transfer, unit: ExecutionUnit) -> Option<()> {
     // shows as a gap, never as memory unsafety.
     let state = unsafe { &mut *state };
     state.unit = unit;
+    if state.addresses.local_port == 0 && state.addresses.family != FAMILY_UNIX {
+        // A connecting socket has no port yet when its state is made.
+        sock.write_addresses(&mut state.addresses);
+    }
     emit_data(transfer, sock, identity, unit, state)
 }
 
@@ -328,7 +332,7 @@ fn write_head(
     record.original_length = transfer.result as u32;
     record.captured_length = 0;
     record.tcp_sequence =
-        sequence.map_or(0, |sequence| sequence.wrapping_sub(transfer.result as u32));
+        if sequence == 0 { 0 } else { sequence.wrapping_sub(transfer.result as u32) };
     record.flags = more_flags
         | if matches!(transfer.direction, Direction::Outbound) { flags::OUTBOUND } else { 0 }
         | if place.turn_start { flags::TURN_START } else { 0 }
@@ -341,11 +345,12 @@ fn write_head(
     unsafe { scratch::copy_words(&raw mut record.other_flow, opposite) };
 }
 
-/// Sequence number behind the call's last byte.
+/// Sequence number behind the call's last byte; 0 where there is none. Not an `Option`: the
+/// compiler then computes with the undefined half of `None`, which the verifier refuses.
 #[inline(always)]
-fn sequence(state: &ConnectionState, sock: Sock, direction: Direction) -> Option<u32> {
+fn sequence(state: &ConnectionState, sock: Sock, direction: Direction) -> u32 {
     if state.addresses.family == FAMILY_UNIX {
-        return None;
+        return 0;
     }
     match direction {
         Direction::Inbound => sock.copied_sequence(),
