@@ -9,7 +9,6 @@
     clippy::disallowed_methods,
     reason = "a build script reads its environment and files"
 )]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "how build scripts speak to cargo")]
 
 use std::{
     env, fs,
