@@ -7,7 +7,8 @@
 //! - else with the compiler that `cargo xtask setup` chose.
 #![expect(
     clippy::disallowed_methods,
-    reason = "a build script reads its environment and files"
+    clippy::print_stderr,
+    reason = "a build script reads its environment and files, and speaks to cargo's user"
 )]
 
 use std::{
