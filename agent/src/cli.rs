@@ -125,8 +125,27 @@ pub struct Options {
 /// Flags that were given, by the key of their setting.
 pub type Flags = BTreeMap<&'static str, Vec<String>>;
 
-impl Targets {
+impl Cli {
+    /// Flags of the action, or those of tracing.
     pub fn flags(&self) -> Flags {
+        let (targets, options) = match &self.action {
+            Some(Action::Check { targets, config }) => (
+                targets,
+                &Options {
+                    config: config.clone(),
+                    ..Options::default()
+                },
+            ),
+            _ => (&self.targets, &self.options),
+        };
+        let mut flags = targets.flags();
+        flags.extend(options.flags());
+        flags
+    }
+}
+
+impl Targets {
+    fn flags(&self) -> Flags {
         let all = if self.all {
             vec!["true".to_owned()]
         } else {
@@ -142,7 +161,7 @@ impl Targets {
 }
 
 impl Options {
-    pub fn flags(&self) -> Flags {
+    fn flags(&self) -> Flags {
         let one = |value: &Option<String>| value.iter().cloned().collect();
         given([
             ("exporter", self.exporter.clone()),
@@ -185,12 +204,14 @@ mod tests {
         let cli = parse("agent --pid 1 2 --pid 3,4 --port 80 --all -- sh --pid 9").expect("valid");
         assert_eq!(cli.targets.pid, ["1", "2", "3,4"]);
         assert_eq!(cli.command, ["sh", "--pid", "9"]);
-        let flags = cli.targets.flags();
+        let flags = cli.flags();
         assert_eq!(flags["all"], ["true"]);
         assert!(!flags.contains_key("exe"));
 
-        let cli = parse("agent check --pid 7").expect("valid");
-        assert!(matches!(cli.action, Some(Action::Check { targets, .. }) if targets.pid == ["7"]));
+        let cli = parse("agent check --pid 7 --config x").expect("valid");
+        assert!(matches!(cli.action, Some(Action::Check { .. })));
+        assert_eq!(cli.flags()["pid"], ["7"]);
+        assert_eq!(cli.flags()["config"], ["x"]);
         assert!(parse("agent --nonsense").is_err());
         assert!(parse("agent stray").is_err());
     }

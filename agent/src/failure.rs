@@ -34,11 +34,13 @@ pub enum Failure {
     NothingSelected,
 
     #[error(
-        "no process has the id {pid}. It may have ended: `pgrep -a NAME` finds the current id, or choose by --port or --exe"
+        "no process has the id {pid}. It may have ended: `pgrep -a NAME` finds the current id, or \
+            choose by --port or --exe"
     )]
     ProcessMissing { pid: u32 },
     #[error(
-        "process {pid} ({name}) is a kernel thread, which has no user program to trace. Choose the id of a user process"
+        "process {pid} ({name}) is a kernel thread, which has no user program to trace. Choose \
+            the id of a user process"
     )]
     KernelThread { pid: u32, name: String },
     #[error(
@@ -46,18 +48,21 @@ pub enum Failure {
     )]
     IsAgent { pid: u32 },
     #[error(
-        "process {pid} ({name}) has ended and waits for its parent to notice (a zombie). Choose the id of a running process"
+        "process {pid} ({name}) has ended and waits for its parent to notice (a zombie). Choose \
+            the id of a running process"
     )]
     Zombie { pid: u32, name: String },
     #[error("{thread} is a thread of process {pid} ({name}), not a process. Use --pid {pid}")]
     IsThread { thread: u32, pid: u32, name: String },
 
     #[error(
-        "{origin}: {text:?} is not a process id. Give whole numbers above 0, such as 1234 or 1234,5678"
+        "{origin}: {text:?} is not a process id. Give whole numbers above 0, such as 1234 or \
+            1234,5678"
     )]
     PidMalformed { origin: String, text: String },
     #[error(
-        "{origin}: {text:?} is not a port or range: {cause}. Give ports from 1 to 65535, such as 80,8000-8999"
+        "{origin}: {text:?} is not a port or range: {cause}. Give ports from 1 to 65535, such as \
+            80,8000-8999"
     )]
     PortMalformed {
         origin: String,
@@ -65,7 +70,8 @@ pub enum Failure {
         cause: &'static str,
     },
     #[error(
-        "{origin}: {count} port ranges do not touch each other, and the kernel side holds {limit}. Merge some of them into wider ranges, or choose by --exe"
+        "{origin}: {count} port ranges do not touch each other, and the kernel side holds \
+            {limit}. Merge some of them into wider ranges, or choose by --exe"
     )]
     TooManyPortRanges {
         origin: String,
@@ -73,7 +79,8 @@ pub enum Failure {
         limit: usize,
     },
     #[error(
-        "{origin}: {text:?} is not a glob: {cause}. Quote it for the shell, and give a full path such as '/usr/bin/*' or a file name such as 'node'"
+        "{origin}: {text:?} is not a glob: {cause}. Quote it for the shell, and give a full path \
+            such as '/usr/bin/*' or a file name such as 'node'"
     )]
     GlobMalformed {
         origin: String,
@@ -87,22 +94,26 @@ pub enum Failure {
         expected: &'static str,
     },
     #[error(
-        "{origin}: {text:?} is not an address. Give address and port, such as 127.0.0.1:9464 or [::]:9464"
+        "{origin}: {text:?} is not an address. Give address and port, such as 127.0.0.1:9464 or \
+            [::]:9464"
     )]
     AddressMalformed { origin: String, text: String },
     #[error("{origin}: {count} values where one is expected. Keep one of them")]
     TooManyValues { origin: String, count: usize },
     #[error(
-        "{origin}: this version does not change traffic, so `{text}` is not available. Leave it at `none`: both ends on one host are joined without it"
+        "{origin}: this version does not change traffic, so `{text}` is not available. Leave it \
+            at `none`: both ends on one host are joined without it"
     )]
     InjectionUnavailable { origin: String, text: String },
 
     #[error(
-        "cannot read the configuration file {path}: {cause}. Check the path given by --config or EBPF_AGENT_CONFIG"
+        "cannot read the configuration file {path}: {cause}. Check the path given by --config or \
+            EBPF_AGENT_CONFIG"
     )]
     ConfigUnreadable { path: PathBuf, cause: String },
     #[error(
-        "the configuration file {path} is not as expected: {cause}. It holds one `key: value` a line, with the names of the flags as keys"
+        "the configuration file {path} is not as expected: {cause}. It holds one `key: value` a \
+            line, with the names of the flags as keys"
     )]
     ConfigMalformed { path: PathBuf, cause: String },
     #[error("the configuration file {path} has the unknown key `{key}`. {hint}")]
@@ -112,31 +123,43 @@ pub enum Failure {
         hint: String,
     },
 
-    #[error("the capabilities {missing} are missing. {}", grant(missing))]
+    #[error("where spans are to be sent is not clear: {cause}")]
+    ExportMalformed { cause: String },
+
+    #[error("the capabilities {missing} are missing. {}", grant(*missing))]
     NotPermitted { missing: CapabilitySet },
     #[error(
-        "this kernel ({release}) does not describe its types: /sys/kernel/btf/vmlinux is missing. Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, which Debian 11, Ubuntu 20.10, Fedora 32, RHEL 8.2 and anything later ship"
+        "this kernel ({release}) does not describe its types: /sys/kernel/btf/vmlinux is missing. \
+            Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, which Debian 11, Ubuntu 20.10, \
+            Fedora 32, RHEL 8.2 and anything later ship"
     )]
     NoTypeInformation { release: String },
     #[error(
-        "this machine is {architecture}, and this version reads registers of x86_64 only. Run it on an x86_64 host"
+        "this machine is {architecture}, and this version reads registers of x86_64 only. Run it \
+            on an x86_64 host"
     )]
     ArchitectureUnsupported { architecture: String },
+    #[error("this kernel does not let the agent see sockets: {cause}. `agent check` says more")]
+    KernelUnsupported { cause: String },
     #[error(
-        "this kernel ({release}) is older than 5.8, the first one with a BPF ring buffer. Use Linux 5.8 or later"
+        "this kernel ({release}) is older than 5.8, the first one with a BPF ring buffer. Use \
+            Linux 5.8 or later"
     )]
     KernelTooOld { release: String },
 
     #[error(
-        "the command {command:?} was not found. Check its name, or give its full path: sudo may have changed PATH"
+        "the command {command:?} was not found. Check its name, or give its full path: sudo may \
+            have changed PATH"
     )]
     CommandNotFound { command: String },
     #[error(
-        "the command {command:?} cannot be run: {cause}. Check that it is an executable file that the invoking user may run"
+        "the command {command:?} cannot be run: {cause}. Check that it is an executable file that \
+            the invoking user may run"
     )]
     CommandNotExecutable { command: String, cause: String },
     #[error(
-        "cannot listen on {address}: {cause}. Choose another address with --listen, or stop what holds this one"
+        "cannot listen on {address}: {cause}. Choose another address with --listen, or stop what \
+            holds this one"
     )]
     CannotListen {
         address: std::net::SocketAddr,
@@ -168,12 +191,14 @@ impl Failure {
             | Self::AddressMalformed { .. }
             | Self::TooManyValues { .. }
             | Self::InjectionUnavailable { .. }
+            | Self::ExportMalformed { .. }
             | Self::ConfigUnreadable { .. }
             | Self::ConfigMalformed { .. }
             | Self::ConfigKeyUnknown { .. } => EXIT_USAGE,
             Self::NotPermitted { .. }
             | Self::NoTypeInformation { .. }
             | Self::ArchitectureUnsupported { .. }
+            | Self::KernelUnsupported { .. }
             | Self::KernelTooOld { .. } => EXIT_NOT_PERMITTED,
             Self::CommandNotFound { .. } => EXIT_COMMAND_NOT_FOUND,
             Self::CommandNotExecutable { .. } => EXIT_COMMAND_NOT_EXECUTABLE,
@@ -183,10 +208,11 @@ impl Failure {
 }
 
 /// The three usual ways to give `missing` to the agent.
-fn grant(missing: &CapabilitySet) -> String {
+fn grant(missing: CapabilitySet) -> String {
     let lower: Vec<String> = missing.names().map(str::to_ascii_lowercase).collect();
     format!(
-        "Run it with `sudo -E`, or grant them once: `sudo setcap {}+ep $(command -v agent)`, or in a \
+        "Run it with `sudo -E`, or grant them once: `sudo setcap {}+ep $(command -v agent)`, or \
+            in a \
          systemd unit `AmbientCapabilities={}`",
         lower.join(","),
         missing.names().collect::<Vec<_>>().join(" "),

@@ -1,14 +1,20 @@
-//! `--listen`: `/healthz`, `/readyz` and `/metrics`.
+//! How others see that the agent is well: `--listen` with `/healthz`, `/readyz` and `/metrics`,
+//! and `--ready-file`.
 //!
 //! Metrics are in the Prometheus text format 0.0.4
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>): the counters of
 //! [`SelfMetrics`], then what the kernel side adds. HTTP/1 only, GET and HEAD only.
-#![expect(clippy::disallowed_methods, reason = "edge: serves HTTP")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: serves HTTP and makes a file"
+)]
 
 use std::{
     convert::Infallible,
     fmt::Write as _,
+    fs,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +41,9 @@ const CONTENT_TYPE_TEXT: &str = "text/plain; charset=utf-8";
 
 /// How long a client may take to send its request head, so that idle connections end.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything that was lost in user space.
+const LOST: &str = "ebpf_agent_lost_total";
 
 /// Pause after a failed accept (out of descriptors), which else would be tried without rest.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -108,6 +117,40 @@ impl Status {
     }
 }
 
+/// `--ready-file`: exists while every probe is attached.
+#[derive(Debug)]
+pub struct ReadyFile(PathBuf);
+
+impl ReadyFile {
+    /// Removes what an agent that was killed may have left there.
+    pub fn prepare(path: PathBuf) -> Result<Self, Failure> {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::ReadyFile {
+                path,
+                cause: error.to_string(),
+            }),
+            _ => Ok(Self(path)),
+        }
+    }
+
+    /// Holds the agent's process id.
+    pub fn create(&self) -> Result<(), Failure> {
+        fs::write(&self.0, format!("{}\n", std::process::id())).map_err(|error| {
+            Failure::ReadyFile {
+                path: self.0.clone(),
+                cause: error.to_string(),
+            }
+        })
+    }
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        // It may never have been created, or its directory may be gone.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 /// A bound address, before it is served.
 #[derive(Debug)]
 pub struct Listener(TcpListener);
@@ -133,7 +176,7 @@ impl Listener {
         loop {
             match self.0.accept().await {
                 Ok((stream, _)) => {
-                    drop(tokio::spawn(serve_connection(stream, Arc::clone(&status))))
+                    tokio::spawn(serve_connection(stream, Arc::clone(&status)));
                 }
                 Err(error) => {
                     tracing::debug!("status page: cannot accept: {error}");
@@ -173,7 +216,6 @@ fn render(metrics: &SelfMetrics, extra: Vec<Sample>) -> String {
         family(&mut text, &name, counter.description(), Kind::Counter);
         line(&mut text, &name, &[], metrics.total(counter) as f64);
     }
-    const LOST: &str = "ebpf_agent_lost_total";
     family(
         &mut text,
         LOST,
@@ -290,6 +332,24 @@ mod tests {
         types.sort_unstable();
         types.dedup();
         assert_eq!(types.len(), count);
+    }
+
+    /// The file is there from `create` to the end, and never before.
+    #[test]
+    fn ready_file() {
+        let path = std::env::temp_dir().join(format!("agent-ready-{}", std::process::id()));
+        fs::write(&path, "stale").expect("scratch space");
+        let file = ReadyFile::prepare(path.clone()).expect("removable");
+        assert!(!path.exists());
+        file.create().expect("writable");
+        let text = fs::read_to_string(&path).expect("created");
+        assert_eq!(text.trim(), std::process::id().to_string());
+        drop(file);
+        assert!(!path.exists());
+
+        let nowhere = ReadyFile::prepare("/nonexistent/ready".into()).expect("nothing to remove");
+        let failure = nowhere.create().expect_err("no such directory");
+        assert!(failure.to_string().contains("/nonexistent/ready"));
     }
 
     async fn get(address: SocketAddr, line: &str) -> String {

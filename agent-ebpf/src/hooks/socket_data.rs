@@ -327,7 +327,8 @@ fn write_head(
     record.position = place.position;
     record.original_length = transfer.result as u32;
     record.captured_length = 0;
-    record.tcp_sequence = sequence.wrapping_sub(transfer.result as u32);
+    record.tcp_sequence =
+        sequence.map_or(0, |sequence| sequence.wrapping_sub(transfer.result as u32));
     record.flags = more_flags
         | if matches!(transfer.direction, Direction::Outbound) { flags::OUTBOUND } else { 0 }
         | if place.turn_start { flags::TURN_START } else { 0 }
@@ -342,9 +343,9 @@ fn write_head(
 
 /// Sequence number behind the call's last byte.
 #[inline(always)]
-fn sequence(state: &ConnectionState, sock: Sock, direction: Direction) -> u32 {
+fn sequence(state: &ConnectionState, sock: Sock, direction: Direction) -> Option<u32> {
     if state.addresses.family == FAMILY_UNIX {
-        return 0;
+        return None;
     }
     match direction {
         Direction::Inbound => sock.copied_sequence(),

@@ -105,14 +105,14 @@ impl Sock {
 
     /// Sequence number of the byte after the last one sent.
     #[inline(always)]
-    pub(crate) fn write_sequence(self) -> u32 {
-        field(self.0, KernelField::TcpWriteSequence).unwrap_or(0)
+    pub(crate) fn write_sequence(self) -> Option<u32> {
+        field(self.0, KernelField::TcpWriteSequence)
     }
 
     /// Sequence number of the byte after the last one the program received.
     #[inline(always)]
-    pub(crate) fn copied_sequence(self) -> u32 {
-        field(self.0, KernelField::TcpCopiedSequence).unwrap_or(0)
+    pub(crate) fn copied_sequence(self) -> Option<u32> {
+        field(self.0, KernelField::TcpCopiedSequence)
     }
 
     /// Whether the socket was accepted from a listener: the child is a copy of it, backlog limit

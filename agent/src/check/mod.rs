@@ -52,6 +52,14 @@ pub struct Page {
     pub exit_code: u8,
 }
 
+/// Refuses what cannot be traced, before anything is loaded: nothing chosen, a process that
+/// cannot be, and then what stands in the way on this machine.
+pub fn require(config: &Config) -> Result<(), Failure> {
+    config.require_targets()?;
+    targets::verify(&ProcFs::open()?, &config.selection.pids, std::process::id())?;
+    System::read()?.obstacle().map_or(Ok(()), Err)
+}
+
 /// Looks at everything. `probe` loads programs, and is asked only when nothing stands in its way.
 pub fn run(config: &Config, probe: impl FnOnce(&System) -> KernelReport) -> Result<Page, Failure> {
     let system = System::read()?;

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    enrich::service_name,
+    enrich,
     failure::Failure,
     process::{
-        Facts,
+        Process,
         select::{Candidate, PidState, Reason, Selection},
         watch::ProcFs,
     },
@@ -55,7 +55,7 @@ pub fn look_at(proc_fs: &ProcFs, selection: &Selection) -> Result<Vec<Target>, F
     let targets = candidates.into_iter().filter_map(|candidate| {
         let pid = candidate.process.id.pid;
         let reason = chosen.remove(&pid)?;
-        let service = service_of(&candidate.process.facts);
+        let service = service_of(&candidate.process);
         Some(Target {
             candidate,
             reason,
@@ -66,18 +66,9 @@ pub fn look_at(proc_fs: &ProcFs, selection: &Selection) -> Result<Vec<Target>, F
     Ok(targets.collect())
 }
 
-fn service_of(facts: &Facts) -> String {
-    let id = crate::event::ProcessId {
-        pid: 0,
-        start_ticks: 0,
-    };
-    let (resource, _) = crate::enrich::apply(id, facts, &crate::enrich::Host::default());
-    let name = resource.service_name();
-    if name.is_empty() {
-        service_name::derive(facts)
-    } else {
-        name.to_owned()
-    }
+fn service_of(process: &Process) -> String {
+    let (resource, _) = enrich::apply(process.id, &process.facts, &enrich::Host::default());
+    resource.service_name().to_owned()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::{ffi::OsString, io::IsTerminal as _, net::SocketAddr, path::PathBuf, st
 use self::setting::{Given, Rank, Sources};
 use crate::{
     cli::Flags,
+    export::{self, Kind as Exporter},
     failure::Failure,
     process::select::{ExecutableGlob, PortSet, Selection},
     sample::Sampler,
@@ -24,8 +25,8 @@ pub struct Config {
     pub selection: Selection,
     /// COMMAND and its arguments; empty where none is to be started.
     pub command: Vec<OsString>,
-    /// Empty where spans are to go nowhere.
-    pub exporters: Vec<Exporter>,
+    /// None where spans are to go nowhere.
+    pub export: export::Config,
     pub capture: Capture,
     pub ready_file: Option<PathBuf>,
     pub listen: Option<SocketAddr>,
@@ -61,16 +62,6 @@ macro_rules! choice {
         }
     };
     (@list $first:literal, $($rest:literal,)*) => { concat!($first, $(", ", $rest,)*) };
-}
-
-choice! {
-    /// Where spans go.
-    Exporter {
-        Otlp = "otlp",
-        Console = "console",
-        Json = "json",
-        None = "none",
-    }
 }
 
 choice! {
@@ -124,12 +115,15 @@ impl Config {
         let log_level = sources.take("log-level", word::<LogLevel>)?;
 
         let mut warnings = sources.into_warnings();
+        let (export, export_warnings) = export::Config::from_lookup(&exporters, lookup)
+            .map_err(|error| Failure::ExportMalformed { cause: error.to_string() })?;
+        warnings.extend(export_warnings);
         let (sampler, sampler_warnings) = Sampler::from_lookup(lookup);
         warnings.extend(sampler_warnings);
         let config = Self {
             selection,
             command,
-            exporters,
+            export,
             capture: capture.map_or(Capture::Auto, |(_, capture)| capture),
             ready_file: ready_file.map(|(_, path)| path.into()),
             listen: listen.map(|(_, address)| address),
@@ -251,7 +245,14 @@ fn printer(sources: &mut Sources<'_>) -> Option<Exporter> {
 }
 
 fn exporter_words(given: &Given) -> Result<Vec<Exporter>, Failure> {
-    given.parts().map(|part| parse_word(given, part)).collect()
+    let parse = |part: &str| {
+        part.parse().map_err(|_| Failure::UnknownValue {
+            origin: given.origin.clone(),
+            text: part.to_owned(),
+            expected: "otlp, console, json, none",
+        })
+    };
+    given.parts().map(parse).collect()
 }
 
 /// Only `none` is available in this version; OBI says `disabled` for it.

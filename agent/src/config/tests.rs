@@ -1,3 +1,8 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: writes settings files to be read"
+)]
+
 use std::{fs, path::PathBuf};
 
 use super::*;
@@ -213,7 +218,7 @@ fn wrong_values_of_others_warn() {
             "{warnings:?}"
         );
         assert_eq!(
-            (config.log_level, config.exporters.len()),
+            (config.log_level, config.export.len()),
             (LogLevel::Info, 1)
         );
     }

@@ -21,7 +21,8 @@ use crate::span::{Kind, Link, Parent};
 /// within microseconds of each other unless a thread loses its CPU in between.
 pub const HOLD_NS: u64 = 100_000_000;
 
-/// A client's request that no server has taken is remembered this long after its end.
+/// A client's request that got no answer is remembered this long after its end: its server may be
+/// late, not absent. One that was answered was read before, and is remembered for [`HOLD_NS`].
 const WIRE_LINGER_NS: u64 = 5_000_000_000;
 
 /// A server may be recorded before its client by this much: the sender is recorded only after the
@@ -66,6 +67,7 @@ struct Node<T> {
     span_id: SpanId,
     start_ns: u64,
     end_ns: Option<u64>,
+    is_answered: bool,
     /// What the request itself says.
     header: Option<RemoteContext>,
     /// The exchange this one was made for, or the other end of its connection.
@@ -94,8 +96,8 @@ pub struct Stitcher<T> {
     /// The end that was recorded first waits here for the other.
     clients: FxHashMap<WireKey, NodeKey>,
     servers: FxHashMap<WireKey, NodeKey>,
-    /// When entries of the two maps above are removed at the latest.
-    expiry: VecDeque<(u64, Kind, WireKey, NodeKey)>,
+    /// When a node stops waiting in one of the two maps above.
+    expiry: BinaryHeap<Reverse<(u64, NodeKey)>>,
     /// Ended nodes by the time at which they are settled.
     waiting: BinaryHeap<Reverse<(u64, NodeKey)>>,
     ready: VecDeque<(T, Identity)>,
@@ -111,7 +113,7 @@ impl<T> Stitcher<T> {
             ids,
             clients: FxHashMap::default(),
             servers: FxHashMap::default(),
-            expiry: VecDeque::new(),
+            expiry: BinaryHeap::new(),
             waiting: BinaryHeap::new(),
             ready: VecDeque::new(),
             capacity,
@@ -132,6 +134,7 @@ impl<T> Stitcher<T> {
             span_id,
             start_ns,
             end_ns: None,
+            is_answered: false,
             header: None,
             caller,
             wire,
@@ -152,6 +155,13 @@ impl<T> Stitcher<T> {
         }
     }
 
+    /// The first byte of the response was seen.
+    pub fn handle_answered(&mut self, key: NodeKey) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.is_answered = true;
+        }
+    }
+
     /// The exchange is over; `payload` comes back from [`Self::poll`].
     pub fn handle_ended(&mut self, key: NodeKey, end_ns: u64, payload: T) {
         let Some(node) = self.nodes.get_mut(key) else { return };
@@ -160,7 +170,8 @@ impl<T> Stitcher<T> {
         if let (Kind::Client, Some(wire)) = (node.kind, node.wire)
             && self.clients.contains_key(&wire)
         {
-            self.expiry.push_back((end_ns + WIRE_LINGER_NS, Kind::Client, wire, key));
+            let linger_ns = if node.is_answered { HOLD_NS } else { WIRE_LINGER_NS };
+            self.expiry.push(Reverse((end_ns + linger_ns, key)));
         }
         let settled_ns = self.settled_ns(key);
         self.waiting.push(Reverse((settled_ns, key)));
@@ -235,7 +246,7 @@ impl<T> Stitcher<T> {
                 None => {
                     self.servers.insert(wire, key);
                     let start_ns = self.nodes.get(key).map_or(0, |node| node.start_ns);
-                    self.expiry.push_back((start_ns + HOLD_NS, Kind::Server, wire, key));
+                    self.expiry.push(Reverse((start_ns + HOLD_NS, key)));
                 }
             },
         }
@@ -287,7 +298,10 @@ impl<T> Stitcher<T> {
     fn let_go(&mut self, mut key: NodeKey) {
         for _ in 0..DEPTH {
             let Some(node) = self.nodes.get(key) else { return };
-            let is_awaited = node.wire.is_some_and(|wire| self.clients.get(&wire) == Some(&key));
+            let is_awaited = node.wire.is_some_and(|wire| match node.kind {
+                Kind::Client => self.clients.get(&wire) == Some(&key),
+                Kind::Server => self.servers.get(&wire) == Some(&key),
+            });
             if node.children > 0 || node.end_ns.is_none() || node.payload.is_some() || is_awaited {
                 return;
             }
@@ -302,12 +316,14 @@ impl<T> Stitcher<T> {
     }
 
     fn expire(&mut self, now_ns: u64) {
-        while let Some((due_ns, kind, wire, key)) = self.expiry.front().copied() {
+        while let Some(Reverse((due_ns, key))) = self.expiry.peek().copied() {
             if due_ns > now_ns {
                 break;
             }
-            self.expiry.pop_front();
-            let map = match kind {
+            self.expiry.pop();
+            let Some(node) = self.nodes.get(key) else { continue };
+            let Some(wire) = node.wire else { continue };
+            let map = match node.kind {
                 Kind::Client => &mut self.clients,
                 Kind::Server => &mut self.servers,
             };

@@ -113,6 +113,17 @@ const ALWAYS: &[Hook] = &[
     tracepoint("sched_process_exit", false),
 ];
 
+/// Symbol and purpose of the hooks that every path has.
+pub fn optional_hooks() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ALWAYS.iter().map(|hook| {
+        let purpose = match hook.symbol {
+            "inet_sock_set_state" | "tcp_destroy_sock" => "begin and end of connections",
+            _ => "begin and end of processes",
+        };
+        (hook.symbol, purpose)
+    })
+}
+
 /// A hook that could not be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unattached {

@@ -1,7 +1,7 @@
 //! The files of `/proc/PID` as text. Pure.
 //!
-//! Source: proc(5), proc_pid_stat(5), cgroups(7). Single fields are read by hand, because facts
-//! of new processes are read while they already serve requests.
+//! Source: the manual pages proc(5), `proc_pid_stat(5)` and cgroups(7). Single fields are read by
+//! hand, because facts of new processes are read while they already serve requests.
 
 /// Prefix of the variables that are kept; others may hold secrets and are dropped at once.
 const KEPT_PREFIX: &[u8] = b"OTEL_";
@@ -28,7 +28,7 @@ impl Stat {
     pub fn parse(stat: &str) -> Option<Self> {
         let (head, tail) = stat.rsplit_once(") ")?;
         let (_, command) = head.split_once(" (")?;
-        // Fields are counted from 1 in proc_pid_stat(5); the tail begins with field 3.
+        // Fields are counted from 1 in the manual; the tail begins with field 3.
         let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).copied();
         Some(Self {
@@ -93,7 +93,7 @@ impl Environment {
 
 /// Names that shells and runtimes can have set. A process title such as `worker: a=b` is none.
 fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic()) && !name.contains(&b':')
+    !name.is_empty() && name.iter().all(u8::is_ascii_graphic) && !name.contains(&b':')
 }
 
 /// Splits `/proc/PID/cmdline`. A program that wrote its title over it gives one string with

@@ -324,16 +324,15 @@ mod tests {
         assert_eq!(proc_fs.state(own), PidState::Running);
         assert_eq!(proc_fs.state(u32::MAX), PidState::Missing);
 
-        // Tests run on threads of this process, so one with another number exists.
-        let threads = fs::read_dir("/proc/self/task").expect("own threads can be listed");
-        let ids = threads
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let thread = ids
-            .filter(|&id| id != own)
-            .next()
-            .expect("tests run on threads");
-        assert!(matches!(proc_fs.state(thread), PidState::Thread { of, .. } if of == own));
+        // Each test runs on a thread of its own, unless it is asked to run on the main one.
+        let own_thread = fs::read_link("/proc/thread-self").expect("/proc is mounted");
+        let name = own_thread.file_name().and_then(std::ffi::OsStr::to_str);
+        let thread = name
+            .and_then(|name| name.parse().ok())
+            .expect("PID/task/TID");
+        if thread != own {
+            assert!(matches!(proc_fs.state(thread), PidState::Thread { of, .. } if of == own));
+        }
 
         let mut child = Spawned::new("true", &[]);
         drop(child.0.stdin.take());

@@ -1,0 +1,390 @@
+//! The synchronous heart: records in, spans out. Pure: time is an argument, ids are seeded.
+//!
+//! Call in this order, as often as there is news:
+//! 1. `handle_*`: a record, a tick, or the answer to a command;
+//! 2. [`Engine::poll_command`] until `None`, and answer what it asks;
+//! 3. [`Engine::take_spans`].
+
+mod exchange;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use agent_common::connection::ConnectionState;
+
+use self::exchange::{Exchanges, Finished};
+use crate::{
+    connection::{self, Connection, Observation},
+    context::{IdGenerator, Stitcher, lineage::Discipline, stitch::Identity},
+    enrich::{Enricher, Host},
+    event::{
+        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, ProcessId, Role,
+        Unit, clock::WallClock, decode,
+    },
+    process::{Process, Runtime, table::ProcessTable},
+    sample::Sampler,
+    self_metrics::{Counter, Loss, SelfMetrics},
+    span::{Attribute, Kind, Span, attribute},
+};
+
+/// Connections watched at one time; the kernel side watches as many.
+const CONNECTIONS: usize = agent_common::limits::CONNECTIONS as usize;
+
+/// Processes remembered at one time, those that ended a minute ago included.
+const PROCESSES: usize = 65_536;
+
+/// Ended exchanges that wait for their trace to settle. A busy node ends some 20,000 a second, and
+/// one waits for 0.1 s.
+const WAITING: usize = 65_536;
+
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub host: Host,
+    pub sampler: Sampler,
+    /// Seconds since the Unix epoch at which the machine booted.
+    pub boot_seconds: u64,
+    /// Seed of span and trace ids.
+    pub seed: u64,
+}
+
+/// What the engine wants to know from the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// How far a connection has come: answer with [`Engine::handle_connection_state`].
+    ReadConnection(ConnectionId),
+    /// What `/proc` says of a process: answer with [`Engine::handle_process`], or not at all when
+    /// it is gone.
+    ReadProcess(ProcessId),
+    /// A process that is not traced replaced its program or began to listen: it may be one that
+    /// the user chose.
+    Consider(ProcessId),
+}
+
+pub struct Engine {
+    connections: connection::Table,
+    exchanges: Exchanges,
+    stitcher: Stitcher<Finished>,
+    processes: ProcessTable,
+    enricher: Enricher,
+    sampler: Sampler,
+    clock: WallClock,
+    metrics: Arc<SelfMetrics>,
+    commands: VecDeque<Command>,
+    spans: Vec<Span>,
+}
+
+impl Engine {
+    pub fn new(config: Config, metrics: Arc<SelfMetrics>) -> Self {
+        Self {
+            connections: connection::Table::new(CONNECTIONS),
+            exchanges: Exchanges::default(),
+            stitcher: Stitcher::new(IdGenerator::seeded(config.seed), WAITING),
+            processes: ProcessTable::new(PROCESSES, config.boot_seconds),
+            enricher: Enricher::new(config.host),
+            sampler: config.sampler,
+            clock: WallClock::default(),
+            metrics,
+            commands: VecDeque::new(),
+            spans: Vec::new(),
+        }
+    }
+
+    /// The wall clock was looked at again.
+    pub fn handle_clock(&mut self, clock: WallClock) {
+        self.clock = clock;
+    }
+
+    /// A record of the ring buffer, alone or followed by others.
+    pub fn handle_record(&mut self, record: &[u8]) {
+        let event = match decode::decode(record) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::debug!(%error, "record not understood");
+                self.metrics.lose(Loss::RecordMalformed, "", 1);
+                return;
+            }
+        };
+        let now_ns = event.timestamp_ns;
+        match event.kind {
+            EventKind::Data(data) => self.handle_data(&data, now_ns),
+            EventKind::Opened { unit, connection, endpoints, role, unix_path } => {
+                let opened =
+                    self.connections.get_or_insert(connection, unit, endpoints, role, now_ns);
+                if let Some(opened) = opened {
+                    opened.set_unix_path(unix_path);
+                }
+                if role == Role::Client && self.is_nginx(unit.process) {
+                    self.exchanges.lineage.handle_connect(unit, connection);
+                }
+            }
+            EventKind::Closing { connection, step, error, inbound, outbound } => {
+                self.handle_closing(connection, step, error, [&inbound, &outbound], now_ns);
+            }
+            EventKind::Exec(exec) => {
+                self.processes.handle_exec(&exec);
+                if !exec.traced {
+                    self.commands.push_back(Command::Consider(exec.process));
+                }
+            }
+            EventKind::Fork { parent, child } => {
+                self.processes.handle_fork(parent.process, child.process);
+            }
+            EventKind::Exit { process } => {
+                self.exchanges.lineage.handle_exit(|unit| unit.process == process);
+                self.processes.handle_exit(process, now_ns);
+            }
+            EventKind::Listen { process, traced, .. } => {
+                if !traced {
+                    self.commands.push_back(Command::Consider(process));
+                }
+            }
+        }
+    }
+
+    /// A process that runs already, or the answer to [`Command::ReadProcess`].
+    pub fn handle_process(&mut self, process: Process) {
+        if self.processes.facts(process.id).is_some() {
+            self.processes.handle_read(process);
+        } else {
+            self.processes.handle_found(process);
+        }
+    }
+
+    /// The answer to [`Command::ReadConnection`]; `None`: the kernel side does not know it.
+    pub fn handle_connection_state(
+        &mut self,
+        id: ConnectionId,
+        state: Option<&ConnectionState>,
+        now_ns: u64,
+    ) {
+        let Some(connection) = self.connections.get(id) else { return };
+        match state {
+            Some(state) => {
+                connection.handle_counts([&state.inbound, &state.outbound]);
+                connection.handle_tick(now_ns);
+                let is_done = !connection.is_waiting() && !connection.is_breaking();
+                self.observe(id);
+                if is_done {
+                    self.connections.update_ask(id, now_ns);
+                }
+            }
+            None => self.end_connection(id, now_ns),
+        }
+    }
+
+    /// Time passes, `CLOCK_BOOTTIME` in nanoseconds.
+    pub fn handle_tick(&mut self, now_ns: u64) {
+        while let Some(id) = self.connections.poll_ask(now_ns) {
+            self.commands.push_back(Command::ReadConnection(id));
+        }
+        for id in self.connections.idle(now_ns) {
+            self.end_connection(id, now_ns);
+        }
+        self.stitcher.handle_tick(now_ns);
+        self.finish_spans();
+        let forgotten = self.processes.handle_tick(now_ns);
+        self.enricher.forget(&forgotten);
+    }
+
+    /// The observation ends: everything comes out as far as it is known.
+    pub fn handle_shutdown(&mut self, now_ns: u64) {
+        for id in self.connections.ids() {
+            self.end_connection(id, now_ns);
+        }
+        self.stitcher.flush();
+        self.finish_spans();
+    }
+
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.processes
+            .poll_unread()
+            .map(Command::ReadProcess)
+            .or_else(|| self.commands.pop_front())
+    }
+
+    /// Spans that are final.
+    pub fn take_spans(&mut self) -> Vec<Span> {
+        std::mem::take(&mut self.spans)
+    }
+
+    fn handle_data(&mut self, data: &Data<'_>, now_ns: u64) {
+        let (id, unit) = (data.connection, data.unit);
+        let before = self.connections.len();
+        let connection =
+            self.connections.get_or_insert(id, unit, data.endpoints, data.role, now_ns);
+        let Some(connection) = connection else {
+            self.metrics.lose(Loss::ConnectionTableFull, "", 1);
+            return;
+        };
+        connection.handle_data(data, now_ns);
+        let kind = connection.kind();
+        if self.connections.len() > before {
+            self.metrics.add(Counter::ConnectionsSeen, 1);
+            self.meet_process(unit.process);
+        }
+        let uncaptured = u64::from(data.original_length).saturating_sub(data.bytes.len() as u64);
+        self.metrics.add(Counter::BytesNotCaptured, uncaptured);
+        if data.direction == Direction::Inbound && self.is_nginx(unit.process) {
+            let worked_for = match kind {
+                Some(Kind::Client) => self
+                    .exchanges
+                    .open_on(id)
+                    .and_then(|exchange| self.stitcher.caller(exchange))
+                    .filter(|caller| self.stitcher.is_open(*caller)),
+                _ => self.exchanges.lineage.oldest(id),
+            };
+            self.exchanges.lineage.handle_loop_read(unit, worked_for);
+        }
+        self.observe(id);
+        self.connections.update_ask(id, now_ns);
+    }
+
+    fn handle_closing(
+        &mut self,
+        id: ConnectionId,
+        step: ClosingStep,
+        error: u32,
+        flowed: [&DirectionState; 2],
+        now_ns: u64,
+    ) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let unit = connection.unit;
+        if step == ClosingStep::LocalClosed {
+            self.handle_loop_gives_up(id, unit);
+        }
+        let Some(connection) = self.connections.get(id) else { return };
+        connection.handle_closing(step, error, flowed, now_ns);
+        self.observe(id);
+        if step == ClosingStep::Destroyed {
+            self.exchanges.lineage.handle_connection_end(id);
+            self.connections.remove(id);
+        } else {
+            self.connections.update_ask(id, now_ns);
+        }
+    }
+
+    /// nginx closes a connection whose answer it no longer waits for: what it does next, such as
+    /// trying another server, is for the same request, though a timer and not a read led to it.
+    fn handle_loop_gives_up(&mut self, id: ConnectionId, unit: Unit) {
+        if !self.is_nginx(unit.process) {
+            return;
+        }
+        let caller =
+            self.exchanges.open_on(id).and_then(|exchange| self.stitcher.caller(exchange));
+        if let Some(caller) = caller
+            && self.stitcher.is_open(caller)
+        {
+            self.exchanges.lineage.handle_loop_read(unit, Some(caller));
+        }
+    }
+
+    fn end_connection(&mut self, id: ConnectionId, now_ns: u64) {
+        if let Some(connection) = self.connections.get(id) {
+            connection.handle_lost(now_ns);
+            self.observe(id);
+        }
+        self.exchanges.lineage.handle_connection_end(id);
+        self.connections.remove(id);
+    }
+
+    /// Takes what a connection's session learned.
+    fn observe(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Some(first) = connection.poll() else { return };
+        let facts = ConnectionFacts::of(id, connection);
+        let mut observations = vec![first];
+        observations.extend(std::iter::from_fn(|| connection.poll()));
+        let discipline = |origin: Option<&connection::Origin>| match origin {
+            _ if self.processes.facts(facts.unit.process).map(crate::process::Facts::runtime)
+                == Some(Runtime::Nginx) =>
+            {
+                Discipline::Loop
+            }
+            Some(origin) if !origin.non_blocking => Discipline::Blocking,
+            _ => Discipline::Unknown,
+        };
+        for Observation { progress, origin } in observations {
+            let discipline = discipline(origin.as_ref());
+            self.exchanges.handle(
+                &facts,
+                progress,
+                origin,
+                discipline,
+                &mut self.stitcher,
+                &self.metrics,
+            );
+        }
+    }
+
+    fn finish_spans(&mut self) {
+        let forced = self.stitcher.take_forced();
+        if forced > 0 {
+            self.metrics.lose(Loss::TraceHoldFull, "", forced);
+        }
+        while let Some((finished, identity)) = self.stitcher.poll() {
+            self.metrics.add(Counter::SpansCreated, 1);
+            if self.sampler.decide(identity.trace_id, identity.remote_flags) {
+                let span = self.span(finished, identity);
+                self.spans.push(span);
+            } else {
+                self.metrics.add(Counter::SpansNotSampled, 1);
+            }
+        }
+    }
+
+    fn span(&mut self, finished: Finished, identity: Identity) -> Span {
+        let mut details = *finished.details;
+        if let Some(evidence) = identity.evidence {
+            details.attributes.push(Attribute::new(attribute::PARENT_EVIDENCE, evidence.name()));
+        }
+        Span {
+            trace_id: identity.trace_id,
+            span_id: identity.span_id,
+            parent: identity.parent,
+            trace_flags: identity.flags,
+            trace_state: identity.state,
+            start_ns: self.clock.unix_ns(finished.start_ns),
+            end_ns: self.clock.unix_ns(finished.end_ns.max(finished.start_ns)),
+            kind: finished.kind,
+            name: details.name,
+            status: details.status,
+            attributes: details.attributes,
+            links: identity.links,
+            resource: self.enricher.resource(finished.process, &self.processes),
+        }
+    }
+
+    fn is_nginx(&self, process: ProcessId) -> bool {
+        self.processes
+            .facts(process)
+            .is_some_and(|facts| facts.runtime() == Runtime::Nginx)
+    }
+
+    /// A process whose first connection was seen, maybe before anything else of it.
+    fn meet_process(&mut self, process: ProcessId) {
+        if self.processes.facts(process).is_none() {
+            self.processes.handle_found(Process { id: process, facts: crate::process::Facts::default() });
+            self.commands.push_front(Command::ReadProcess(process));
+        }
+    }
+}
+
+/// What of a connection matters to its exchanges.
+#[derive(Clone, Copy, Debug)]
+struct ConnectionFacts {
+    id: ConnectionId,
+    unit: Unit,
+    kind: Kind,
+    endpoints: crate::event::Endpoints,
+}
+
+impl ConnectionFacts {
+    fn of(id: ConnectionId, connection: &Connection) -> Self {
+        Self {
+            id,
+            unit: connection.unit,
+            // Only a connection whose kind is known has a session to learn from.
+            kind: connection.kind().unwrap_or(Kind::Server),
+            endpoints: connection.endpoints,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! EDGE: the async shell around the pure engine. Threads, queues, signals, and the order in which
+//! things start and stop.
+//!
+//! ```text
+//! reader thread              engine thread                         tasks of the runtime
+//! kernel::ring  -> [reader_to_engine] -> engine -> SpanSink -> [a queue per exporter] -> export
+//! ```
+//!
+//! | start | stop |
+//! |---|---|
+//! | exporters, so that a bad endpoint is known before anything is attached | reader: last drain |
+//! | kernel side | engine: last records, then everything as far as it is known |
+//! | engine and reader threads | exporters: final flush, bounded |
+//! | processes selected; COMMAND let go; ready file | kernel side detached; summary |
+#![expect(clippy::disallowed_methods, reason = "edge: threads, clocks and the ready file")]
+
+mod targets;
+mod threads;
+
+use std::{fs, io::Write as _, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    runtime::{Builder, Handle},
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use self::{targets::Targets, threads::Threads};
+use crate::{
+    check::{Hook, KernelReport, Outcome, system},
+    config::{Capture, Config},
+    engine,
+    export::{self, Exporters},
+    failure::Failure,
+    kernel::{self, CapturePath, LoadError},
+    launch::{Held, Running},
+    ledger::Ledger,
+    process::watch::ProcFs,
+    self_metrics::SelfMetrics,
+    status::{Listener, ReadyFile, Status},
+};
+
+/// How long the final flush may take: longer than an export takes, shorter than a service manager
+/// or a cluster waits before it kills (10 to 30 s).
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// A path, from the environment, at which the exit summary is also written as JSON.
+const SUMMARY_FILE: &str = "EBPF_AGENT_SUMMARY_FILE";
+
+/// Traces until a signal or the end of COMMAND. Returns the exit code.
+pub fn run(config: Config) -> Result<u8, Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(trace(config))
+}
+
+async fn trace(config: Config) -> Result<u8, Failure> {
+    let mut signals = Signals::listen()?;
+    let metrics = Arc::new(SelfMetrics::default());
+    let ready = config.ready_file.clone().map(ReadyFile::prepare).transpose()?;
+    let listener = match config.listen {
+        Some(address) => Some(Listener::bind(address).await?),
+        None => None,
+    };
+    let (sink, exporters) = export::start(&config.export, &metrics, &Handle::current())?;
+
+    let held = match config.command.is_empty() {
+        true => None,
+        false => Some(start_command(&config).await?),
+    };
+    let procfs = ProcFs::open()?;
+    let loaded = kernel::load(&kernel_settings(&config)).map_err(load_failure)?;
+    let drops = Arc::new(loaded.drops);
+    let targets = Targets::new(config.selection.clone(), procfs.clone(), loaded.processes);
+    let engine_config = engine::Config {
+        host: system::host(),
+        sampler: config.sampler.clone(),
+        boot_seconds: procfs.boot_seconds(),
+        seed: rand::random(),
+    };
+    let threads = Threads::start(
+        loaded.ring,
+        loaded.connections,
+        engine::Engine::new(engine_config, Arc::clone(&metrics)),
+        targets,
+        sink,
+        Arc::clone(&metrics),
+    )?;
+    threads.select(held.as_ref().map(Held::pid)).await?;
+
+    let status = {
+        let drops = Arc::clone(&drops);
+        Arc::new(Status::new(Arc::clone(&metrics), move || kernel_samples(&drops.totals())))
+    };
+    if let Some(listener) = listener {
+        tokio::spawn(listener.serve(Arc::clone(&status)));
+    }
+    let command = held.map(Held::release).transpose()?;
+    status.set_ready();
+    if let Some(ready) = &ready {
+        ready.create()?;
+    }
+
+    let print = || print_summary(&Ledger::new(&metrics, drops.totals()));
+    let code = wait(&mut signals, command, &print).await?;
+
+    drop(ready);
+    threads.stop().await?;
+    flush(exporters, &mut signals).await;
+    drop(loaded.guard);
+    let ledger = Ledger::new(&metrics, drops.totals());
+    print_summary(&ledger);
+    if let Some(path) = std::env::var_os(SUMMARY_FILE).filter(|path| !path.is_empty()) {
+        fs::write(&path, ledger.json().to_string())
+            .with_context(|| format!("cannot write the summary to {}", path.display()))?;
+    }
+    Ok(code)
+}
+
+/// The signals that end or question the agent.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            user: listen(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+/// Waits for the end: of COMMAND where there is one, else for a signal. SIGUSR1 prints the summary
+/// so far.
+async fn wait(
+    signals: &mut Signals,
+    command: Option<Running>,
+    print: &impl Fn(),
+) -> anyhow::Result<u8> {
+    let Some(mut command) = command else {
+        loop {
+            tokio::select! {
+                _ = signals.interrupt.recv() => return Ok(0),
+                _ = signals.terminate.recv() => return Ok(0),
+                _ = signals.user.recv() => print(),
+            }
+        }
+    };
+    loop {
+        tokio::select! {
+            code = command.wait() => return code,
+            // A terminal sends it to the command as well.
+            _ = signals.interrupt.recv() => {}
+            _ = signals.terminate.recv() => command.terminate(),
+            _ = signals.user.recv() => print(),
+        }
+    }
+}
+
+/// Sends what is queued. A second signal ends it at once.
+async fn flush(exporters: Exporters, signals: &mut Signals) {
+    tokio::select! {
+        () = exporters.shutdown(FLUSH) => {}
+        _ = signals.interrupt.recv() => tracing::warn!("final flush interrupted"),
+        _ = signals.terminate.recv() => tracing::warn!("final flush interrupted"),
+    }
+}
+
+async fn start_command(config: &Config) -> Result<Held, Failure> {
+    let agent = std::env::current_exe().context("cannot find the agent's own executable")?;
+    Ok(Held::start(agent.as_os_str(), &config.command).await?)
+}
+
+fn kernel_settings(config: &Config) -> kernel::Settings {
+    let selection = &config.selection;
+    kernel::Settings {
+        capture: match config.capture {
+            Capture::Auto => None,
+            Capture::Tracepoint => Some(CapturePath::Tracepoint),
+            Capture::Fexit => Some(CapturePath::Fexit),
+            Capture::Kretprobe => Some(CapturePath::Kretprobe),
+        },
+        trace_all: selection.all,
+        report_all_execs: !selection.executables.is_empty(),
+        ports: selection.ports.kernel_ranges().map(|range| (range.first, range.last)).collect(),
+        agent_process_id: std::process::id(),
+    }
+}
+
+fn load_failure(error: LoadError) -> Failure {
+    match error {
+        LoadError::NoBtf(_) => Failure::NoTypeInformation { release: release() },
+        LoadError::BadBtf(_)
+        | LoadError::MissingFields(_)
+        | LoadError::NotPermitted(_)
+        | LoadError::NoCapturePath(_) => Failure::KernelUnsupported { cause: error.to_string() },
+        LoadError::NoObject | LoadError::Object(_) => Failure::Runtime(error.into()),
+    }
+}
+
+fn release() -> String {
+    system::System::read().map_or_else(|_| String::from("unknown"), |system| system.release)
+}
+
+/// What `agent check` shows of the kernel: everything is really loaded, and let go again.
+pub fn probe() -> KernelReport {
+    let settings = kernel::Settings {
+        agent_process_id: std::process::id(),
+        ..kernel::Settings::default()
+    };
+    let hook = |name: &str, purpose: &str, outcome| Hook {
+        name: name.to_owned(),
+        purpose: purpose.to_owned(),
+        outcome,
+    };
+    let report = match kernel::load(&settings) {
+        Ok(kernel) => kernel.report,
+        Err(error) => {
+            let outcome = Outcome::Fails { cause: error.to_string() };
+            let hooks = vec![hook("socket hooks", "socket data", outcome)];
+            return KernelReport { hooks, ..KernelReport::default() };
+        }
+    };
+    let mut hooks: Vec<Hook> = CapturePath::ALL
+        .iter()
+        .map(|path| {
+            let rejected = report.rejected.iter().find(|(other, _)| other == path);
+            let outcome = match rejected {
+                Some((_, cause)) => Outcome::Fails { cause: cause.clone() },
+                None if *path == report.capture => Outcome::Works,
+                None => Outcome::NotTried { reason: "not needed here".to_owned() },
+            };
+            hook(path.name(), "socket data", outcome)
+        })
+        .collect();
+    hooks.extend(kernel::attach::optional_hooks().map(|(symbol, purpose)| {
+        let unattached = report.unattached.iter().find(|other| other.symbol == symbol);
+        let outcome = unattached
+            .map_or(Outcome::Works, |other| Outcome::Fails { cause: other.reason.clone() });
+        hook(symbol, purpose, outcome)
+    }));
+    let missing_fields = report
+        .missing_features
+        .iter()
+        .map(|(feature, field)| (field.path().to_owned(), feature.name().to_owned()))
+        .collect();
+    KernelReport { hooks, capture: Some(report.capture.name().to_owned()), missing_fields }
+}
+
+fn print_summary(ledger: &Ledger) {
+    // Nothing can be done when standard error is closed.
+    let _ = std::io::stderr().write_all(ledger.text().as_bytes());
+}
+
+fn kernel_samples(totals: &[(agent_common::drop_reason::DropReason, u64)]) -> Vec<crate::status::Sample> {
+    totals
+        .iter()
+        .map(|(reason, count)| crate::status::Sample {
+            name: "ebpf_agent_kernel_lost_total",
+            help: "What was lost on the kernel side, by reason.",
+            kind: crate::status::Kind::Counter,
+            labels: vec![("reason", reason.name().to_owned())],
+            value: *count as f64,
+        })
+        .collect()
+}
