@@ -4,7 +4,7 @@
 use super::{Finding, Source};
 
 /// A module and what it may import, in the order of the data's flow. All may import `self_metrics`.
-const MAY_IMPORT: [(&str, &[&str]); 21] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("self_metrics", &[]),
     ("span", &[]),
     ("event", &["agent_common"]),
@@ -13,11 +13,10 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("context", &["event", "protocol", "span"]),
     ("process", &["agent_common", "event"]),
     ("enrich", &["event", "process", "span"]),
-    ("metric", &["span"]),
     ("sample", &["span"]),
     ("engine", ENGINE),
     ("kernel", &["agent_common", "event", "process"]),
-    ("export", &["metric", "span"]),
+    ("export", &["span"]),
     ("cli", &[]),
     // The set of capabilities that a refusal names; both are values without behaviour.
     ("failure", &["check"]),
@@ -50,7 +49,6 @@ const ENGINE: &[&str] = &[
     "context",
     "enrich",
     "event",
-    "metric",
     "process",
     "protocol",
     "sample",
@@ -68,7 +66,6 @@ const CONFIG: &[&str] = &[
     "export",
     "failure",
     "kernel",
-    "metric",
     "process",
     "protocol",
     "sample",
@@ -88,7 +85,6 @@ const PIPELINE: &[&str] = &[
     "failure",
     "kernel",
     "launch",
-    "metric",
     "process",
     "protocol",
     "sample",
