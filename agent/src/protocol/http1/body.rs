@@ -27,8 +27,10 @@ pub(super) enum Framing {
 #[derive(Clone, Debug)]
 pub(super) struct Body {
     state: State,
-    /// Payload bytes that passed; meaningless once framing was lost.
+    /// Payload bytes that passed.
     size: u64,
+    /// Framing was lost on the way, so `size` is not all.
+    is_uncounted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +83,12 @@ impl Body {
             Framing::UntilClose => State::UntilClose,
             Framing::Unknown => State::UntilTurn,
         };
-        Self { state, size: 0 }
+        Self { state, size: 0, is_uncounted: false }
     }
 
     /// A chunked body whose beginning was not seen.
     pub(super) const fn lost_in_chunks() -> Self {
-        Self { state: State::Lost { window: 0 }, size: 0 }
+        Self { state: State::Lost { window: 0 }, size: 0, is_uncounted: true }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -104,10 +106,8 @@ impl Body {
 
     /// Payload bytes so far, where all of them could be counted.
     pub(super) fn size(&self) -> Option<u64> {
-        match self.state {
-            State::Lost { .. } | State::UntilTurn => None,
-            _ => Some(self.size),
-        }
+        let is_known = !self.is_uncounted && self.state != State::UntilTurn;
+        is_known.then_some(self.size)
     }
 
     /// Follows `data` and says how many bytes of it belong to the body.
@@ -115,12 +115,23 @@ impl Body {
         let mut reader = Reader::new(data);
         while !reader.is_empty() && !self.is_done() {
             self.step(&mut reader);
+            self.note_loss();
         }
         data.len() - reader.rest().len()
     }
 
     /// Follows `length` bytes that were not captured and says how many belong to the body.
     pub(super) fn skip(&mut self, length: u64) -> u64 {
+        let used = self.skip_in_state(length);
+        self.note_loss();
+        used
+    }
+
+    fn note_loss(&mut self) {
+        self.is_uncounted |= matches!(self.state, State::Lost { .. });
+    }
+
+    fn skip_in_state(&mut self, length: u64) -> u64 {
         match self.state {
             State::Length(remaining) => {
                 let used = remaining.min(length);
@@ -293,6 +304,7 @@ mod tests {
         assert!(!body.is_done(), "without the line end before it, it may be data");
         body.feed(b"x\r\n0\r\n\r\n");
         assert!(body.is_done());
+        assert_eq!(body.size(), None);
     }
 
     /// Sizes that are no numbers, or too large, are lost framing and not a panic.

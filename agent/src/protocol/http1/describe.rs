@@ -305,6 +305,7 @@ impl Server {
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`; the address is without brackets.
+/// `None` where the port is no port: then nothing of it is believed.
 fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -316,7 +317,11 @@ fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
             None => (authority, None),
         },
     };
-    (!host.is_empty()).then(|| (host.to_owned(), port.and_then(|port| port.parse().ok())))
+    let port = match port {
+        None | Some("") => None,
+        Some(port) => Some(port.parse().ok()?),
+    };
+    (!host.is_empty()).then(|| (host.to_owned(), port))
 }
 
 /// The client as the first proxy saw it: RFC 7239, section 4, else `X-Forwarded-For`. Hidden and
