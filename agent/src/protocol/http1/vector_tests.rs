@@ -35,6 +35,8 @@ const VECTORS: &[(&str, &str)] = vectors! {
     "connect"
     "continue"
     "continue_refused"
+    "continue_refused_body_sent"
+    "continue_refused_keep_alive"
     "cut_before_response"
     "cut_chunked_client"
     "cut_length"
