@@ -73,6 +73,7 @@ const VECTORS: &[(&str, &str)] = vectors! {
     "no_content"
     "not_http_line"
     "not_modified"
+    "not_modified_with_length"
     "older_mid_request"
     "older_mid_response"
     "older_response_first"
