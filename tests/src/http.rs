@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpStream, ToSocketAddrs},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, ToSocketAddrs},
     os::unix::net::UnixStream,
     path::Path,
 };
@@ -202,6 +202,39 @@ impl Connection {
         let length = read.unwrap_or(0);
         self.unread.extend_from_slice(&buffer[..length]);
         (length > 0).then_some(())
+    }
+}
+
+/// A server that reads a request and never answers it.
+#[derive(Debug)]
+pub struct Holder {
+    listener: TcpListener,
+    held: Vec<TcpStream>,
+}
+
+impl Holder {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
+        Self { listener, held: Vec::new() }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listener.local_addr().expect("a bound socket has an address"))
+    }
+
+    /// Waits for the next connection's request head.
+    pub fn wait_for_request(&mut self) -> String {
+        let (mut stream, _) = self.listener.accept().expect("a client connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out that is not zero");
+        let mut head = Vec::new();
+        let mut buffer = [0; 4096];
+        while !head.ends_with(b"\r\n\r\n") {
+            let length = stream.read(&mut buffer).expect("the client sends its request");
+            assert!(length > 0, "the client left");
+            head.extend_from_slice(&buffer[..length]);
+        }
+        self.held.push(stream);
+        String::from_utf8_lossy(&head).into_owned()
     }
 }
 

@@ -14,6 +14,7 @@ pub mod privilege;
 pub mod process;
 pub mod python;
 pub mod receiver;
+pub mod scene;
 pub mod span;
 pub mod summary;
 pub mod temp;

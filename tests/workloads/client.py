@@ -1,12 +1,14 @@
 """HTTP clients with exact counts. Prints a JSON line per answer: path, status, bytes.
 
-    client.py load URL --requests N --connections C     N requests over C keep-alive connections
+    client.py load URL --requests N --connections C     N requests over C keep-alive connections;
+                                                        `{}` in the URL is the request's number
     client.py steps URL                                 one keep-alive connection; a request for
                                                         every path read from standard input
 """
 
 import argparse
 import http.client
+import itertools
 import json
 import sys
 import threading
@@ -21,12 +23,12 @@ def ask(connection, method, path, headers={}):
 
 def load(host, path, requests, connections):
     """Shares `requests` evenly; prints how many answers came with which status."""
-    statuses, lock = {}, threading.Lock()
+    statuses, lock, numbers = {}, threading.Lock(), itertools.count()
 
     def work(count):
         connection = http.client.HTTPConnection(host)
         for _ in range(count):
-            status = ask(connection, "GET", path)["status"]
+            status = ask(connection, "GET", path.replace("{}", str(next(numbers))))["status"]
             with lock:
                 statuses[status] = statuses.get(status, 0) + 1
         connection.close()

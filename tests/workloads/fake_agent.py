@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--ready-file")
     parser.add_argument("--spans", type=int, default=0)
     parser.add_argument("--pid", type=int)
-    args = parser.parse_args()
+    args, _ = parser.parse_known_args()
     if args.pid is not None and not os.path.exists(f"/proc/{args.pid}"):
         print(f"error: no process {args.pid}; see `ps`", file=sys.stderr)
         sys.exit(2)

@@ -9,7 +9,8 @@ what the server itself counted: method, path, status, request_body, response_bod
     POST /sink  /echo                         reads the body (either framing); echo sends it back
     /call/PATH                                asks the backend for PATH, passes on status and body
       ?traceparent=forward | own              with the inbound header, or with one of its own
-    /die/N                                    promises N bytes, sends half, kills the process
+    /die/N                                    promises N bytes, sends half, ends the process
+    /exit                                     ends the process without an answer
 """
 
 import argparse
@@ -22,7 +23,8 @@ import sys
 import threading
 import urllib.parse
 
-OWN_TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+# What the application's own tracing library would send.
+OWN_TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CHUNK = 16 * 1024
 
 
@@ -98,6 +100,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.call(f"/{argument}", urllib.parse.parse_qs(url.query))
         elif name == "die":
             self.die(int(argument))
+        elif name == "exit":
+            os._exit(1)
         else:
             self.answer(404, b"no such route\n")
 
@@ -122,7 +126,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if query.get("traceparent") == ["forward"] and "traceparent" in self.headers:
             headers["traceparent"] = self.headers["traceparent"]
         elif query.get("traceparent") == ["own"]:
-            headers["traceparent"] = f"00-{OWN_TRACE_ID}-{os.urandom(8).hex()}-01"
+            headers["traceparent"] = OWN_TRACEPARENT
         connection = getattr(self.local, "backend", None)
         if connection is None:
             connection = self.local.backend = http.client.HTTPConnection(self.server.backend)

@@ -118,10 +118,20 @@ impl Steps {
         self.port
     }
 
-    /// Asks for a path and waits for the answer's status.
-    pub fn ask(&mut self, path: &str) -> i64 {
+    /// Asks for a path without waiting for the answer.
+    pub fn start_asking(&mut self, path: &str) {
         self.process.write_line(path);
         self.asked += 1;
+    }
+
+    pub fn kill(&mut self) {
+        self.process.signal("KILL");
+        self.process.wait();
+    }
+
+    /// Asks for a path and waits for the answer's status.
+    pub fn ask(&mut self, path: &str) -> i64 {
+        self.start_asking(path);
         let answer = self.process.json_line(self.asked);
         answer["status"]
             .as_i64()
