@@ -63,6 +63,11 @@ impl AgentCommand {
             .env("EBPF_AGENT_SUMMARY_FILE", summary)
     }
 
+    /// For a test that names its own ready file.
+    pub fn without_ready_file() -> Self {
+        Self::bare(Command::new(binary()), TempDir::new("agent"))
+    }
+
     /// `agent check`.
     pub fn check() -> Self {
         Self::bare(Command::new(binary()), TempDir::new("agent")).arg("check")

@@ -215,21 +215,33 @@ pub struct Holder {
 impl Holder {
     pub fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
-        Self { listener, held: Vec::new() }
+        Self {
+            listener,
+            held: Vec::new(),
+        }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.listener.local_addr().expect("a bound socket has an address"))
+        format!(
+            "http://{}",
+            self.listener
+                .local_addr()
+                .expect("a bound socket has an address")
+        )
     }
 
     /// Waits for the next connection's request head.
     pub fn wait_for_request(&mut self) -> String {
         let (mut stream, _) = self.listener.accept().expect("a client connects");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out that is not zero");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a time-out that is not zero");
         let mut head = Vec::new();
         let mut buffer = [0; 4096];
         while !head.ends_with(b"\r\n\r\n") {
-            let length = stream.read(&mut buffer).expect("the client sends its request");
+            let length = stream
+                .read(&mut buffer)
+                .expect("the client sends its request");
             assert!(length > 0, "the client left");
             head.extend_from_slice(&buffer[..length]);
         }

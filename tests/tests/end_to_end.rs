@@ -23,10 +23,15 @@ const CONNECTIONS: u32 = 16;
 #[test]
 fn every_request_of_wrk_to_nginx_is_a_span() {
     require_root!();
-    let receiver =
-        Receiver::start_with(ReceiverOptions { keep: Keep::Counts, ..ReceiverOptions::default() });
+    let receiver = Receiver::start_with(ReceiverOptions {
+        keep: Keep::Counts,
+        ..ReceiverOptions::default()
+    });
     let nginx = Nginx::start();
-    let agent = AgentCommand::new().pid(nginx.pid()).grpc_to(&receiver).start();
+    let agent = AgentCommand::new()
+        .pid(nginx.pid())
+        .grpc_to(&receiver)
+        .start();
 
     let mut counted = 0;
     while counted < u64::from(REQUESTS) {
@@ -38,7 +43,12 @@ fn every_request_of_wrk_to_nginx_is_a_span() {
     let exit = agent.stop();
 
     let served = nginx.log().len() as u64;
-    assert_eq!(receiver.span_count() + exit.ledger().lost_spans(), served, "{:?}", exit.ledger());
+    assert_eq!(
+        receiver.span_count() + exit.ledger().lost_spans(),
+        served,
+        "{:?}",
+        exit.ledger()
+    );
     let whole: u64 = receiver
         .counts()
         .iter()
@@ -74,7 +84,12 @@ fn every_request_is_its_log_line(runtime: Runtime) {
         let statuses = client::load(&server.url("/bytes/{}"), REQUESTS, CONNECTIONS);
         assert_eq!(statuses["200"], u64::from(REQUESTS));
     });
-    assert_eq!(traced.exit.ledger().lost_spans(), 0, "{:?}", traced.exit.ledger());
+    assert_eq!(
+        traced.exit.ledger().lost_spans(),
+        0,
+        "{:?}",
+        traced.exit.ledger()
+    );
     assert_spans_match_log(&traced.of("served", "SERVER"), &server.log());
     assert_eq!(traced.spans.len(), REQUESTS as usize);
 }
@@ -101,7 +116,12 @@ fn every_curl_is_a_span() {
     spans.sort_by_key(|span| span.start_ns);
     let seen: Vec<_> = spans
         .iter()
-        .map(|span| (span.text("url.full").unwrap_or("").to_owned(), span.http_status()))
+        .map(|span| {
+            (
+                span.text("url.full").unwrap_or("").to_owned(),
+                span.http_status(),
+            )
+        })
         .collect();
     assert_eq!(seen, asked);
 }
@@ -112,8 +132,10 @@ fn every_curl_is_a_span() {
 fn clients_and_servers_pair_up() {
     require_root!();
     let node = Server::node("node");
-    let python =
-        ServerBuilder::new(Runtime::Python).service("python").backend(node.port()).start();
+    let python = ServerBuilder::new(Runtime::Python)
+        .service("python")
+        .backend(node.port())
+        .start();
     let traced = trace(&[python.pid(), node.pid()], || {
         client::load(&python.url("/call/bytes/{}"), 2_000, 8);
     });
@@ -122,7 +144,10 @@ fn clients_and_servers_pair_up() {
     let servers = traced.of("node", "SERVER");
     for client in traced.of("python", "CLIENT") {
         let server = servers.at(client.path());
-        assert!(server.only().is_child_of(&client), "{client:#?}\n{server:#?}");
+        assert!(
+            server.only().is_child_of(&client),
+            "{client:#?}\n{server:#?}"
+        );
     }
     assert_eq!(traced.of("python", "CLIENT").len(), 2_000);
 }

@@ -1,11 +1,7 @@
 //! The harness itself, judged without the agent: what these show of receiver, workloads and
 //! process handling, the other tests rely on. No root needed.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use agent_tests::{
     agent::AgentCommand,
@@ -33,7 +29,9 @@ fn fake_agent() -> AgentCommand {
 #[test]
 fn receiver_keeps_its_contract() {
     let mut command = Command::new(python::receiver_interpreter());
-    command.args(["-m", "unittest", "discover", "-s"]).arg(crate_file("receiver"));
+    command
+        .args(["-m", "unittest", "discover", "-s"])
+        .arg(crate_file("receiver"));
     output(&mut command);
 }
 
@@ -41,7 +39,11 @@ fn receiver_keeps_its_contract() {
 #[test]
 fn agent_is_run_by_its_contract() {
     let receiver = Receiver::start();
-    let exit = fake_agent().http_to(&receiver).args(["--spans", "3"]).start().stop();
+    let exit = fake_agent()
+        .http_to(&receiver)
+        .args(["--spans", "3"])
+        .start()
+        .stop();
     assert_eq!(exit.ledger().lost_spans(), 3);
     assert_eq!(exit.ledger().counter("spans.exported"), 3);
     let spans = receiver.spans_of("fake", "CLIENT");
@@ -97,7 +99,10 @@ fn servers_serve_and_count() {
             ],
             "{runtime:?}"
         );
-        assert!(log.iter().all(|line| line.port == i64::from(connection.local_port())));
+        assert!(
+            log.iter()
+                .all(|line| line.port == i64::from(connection.local_port()))
+        );
     }
 }
 
@@ -105,7 +110,9 @@ fn servers_serve_and_count() {
 #[test]
 fn chain_reaches_the_last_server() {
     let node = ServerBuilder::new(Runtime::Node).start();
-    let python = ServerBuilder::new(Runtime::Python).backend(node.port()).start();
+    let python = ServerBuilder::new(Runtime::Python)
+        .backend(node.port())
+        .start();
     let nginx = Nginx::in_front_of(python.port());
     assert_eq!(http::get(nginx.port(), "/call/status/404").status, 404);
     assert_eq!(nginx.log()[0].path, "/call/status/404");
@@ -117,7 +124,10 @@ fn chain_reaches_the_last_server() {
 #[test]
 fn nginx_serves_and_leaves_nothing() {
     for sendfile in [Sendfile::On, Sendfile::Off] {
-        let mut nginx = Nginx::start_with(&NginxOptions { sendfile, ..NginxOptions::default() });
+        let mut nginx = Nginx::start_with(&NginxOptions {
+            sendfile,
+            ..NginxOptions::default()
+        });
         let (body, status) = client::curl(&[&nginx.url("/large.bin")]);
         assert_eq!((body.len(), status), (1_000_000, 200));
         assert_eq!(client::curl(&[&nginx.url_v6("/status/503")]).1, 503);
@@ -128,19 +138,19 @@ fn nginx_serves_and_leaves_nothing() {
         wait_until("the access log", || nginx.log().len() == 3);
         assert_eq!(nginx.log()[0].response_body, 1_000_000);
 
-        let workers = children_of(nginx.pid());
-        assert_eq!(workers.len(), 2);
+        let first = nginx.workers();
+        assert_eq!(first.len(), 2);
+        nginx.reload();
+        let workers = nginx.workers();
+        assert!(workers.iter().all(|worker| !first.contains(worker)));
         nginx.stop();
         for pid in workers {
-            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "worker {pid} outlives nginx");
+            assert!(
+                !Path::new(&format!("/proc/{pid}")).exists(),
+                "worker {pid} outlives nginx"
+            );
         }
     }
-}
-
-fn children_of(pid: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.expect("the kernel lists children");
-    children.split_whitespace().map(|child| child.parse().expect("a pid")).collect()
 }
 
 /// wrk's count and nginx's own agree up to what was in flight at the end.
@@ -149,7 +159,9 @@ fn wrk_counts_what_nginx_logs() {
     let nginx = Nginx::start();
     let report = client::wrk(&nginx.url("/small.txt"), 4, 1);
     assert_eq!((report.refused, report.socket_errors), (0, 0));
-    wait_until("the access log", || nginx.log().len() as u64 >= report.requests);
+    wait_until("the access log", || {
+        nginx.log().len() as u64 >= report.requests
+    });
     assert!(nginx.log().len() as u64 <= report.requests + 4);
     let report = client::wrk(&nginx.url("/status/503"), 2, 1);
     assert_eq!(report.refused, report.requests);
@@ -163,7 +175,14 @@ fn wrk_errors_are_read() {
          Socket errors: connect 1, read 2, write 3, timeout 4\n  \
          Non-2xx or 3xx responses: 7\n",
     );
-    assert_eq!(report, WrkReport { requests: 120, refused: 7, socket_errors: 10 });
+    assert_eq!(
+        report,
+        WrkReport {
+            requests: 120,
+            refused: 7,
+            socket_errors: 10
+        }
+    );
 }
 
 /// The load client sends exactly what it is told to.
@@ -182,7 +201,12 @@ fn stepping_client_keeps_its_connection() {
     let mut steps = Steps::connect(&server.url(""), "client");
     assert_eq!(steps.ask("/hello"), 200);
     assert_eq!(steps.ask("/status/404"), 404);
-    assert!(server.log().iter().all(|line| line.port == i64::from(steps.port())));
+    assert!(
+        server
+            .log()
+            .iter()
+            .all(|line| line.port == i64::from(steps.port()))
+    );
 }
 
 /// Every I/O path works, among them the batched calls.
@@ -199,8 +223,14 @@ fn connect_proxy_relays() {
     let server = Server::node("node");
     let (_proxy, port) = client::connect_proxy("proxy");
     let proxy = format!("http://127.0.0.1:{port}");
-    let (body, status) =
-        client::curl(&["--proxytunnel", "--noproxy", "", "--proxy", &proxy, &server.url("/hello")]);
+    let (body, status) = client::curl(&[
+        "--proxytunnel",
+        "--noproxy",
+        "",
+        "--proxy",
+        &proxy,
+        &server.url("/hello"),
+    ]);
     assert_eq!((body.as_str(), status), ("hello\n", 200));
 }
 
@@ -213,14 +243,26 @@ fn receiver_speaks_tls() {
         client_certificates: ClientCertificates::Demanded,
         ..ReceiverOptions::default()
     });
-    let paths = [pki.authority_certificate(), pki.client_certificate(), pki.client_key()];
+    let paths = [
+        pki.authority_certificate(),
+        pki.client_certificate(),
+        pki.client_key(),
+    ];
     let [authority, certificate, key] = paths.map(|path| path.to_string_lossy().into_owned());
     let url = format!("{}/v1/traces", receiver.http_endpoint());
     let post = ["--cacert", &authority, "--data", "", &url];
-    assert!(!client::curl_command(&post).status().expect("curl starts").success());
+    assert!(
+        !client::curl_command(&post)
+            .status()
+            .expect("curl starts")
+            .success()
+    );
     let with_client = ["--cert", certificate.as_str(), "--key", &key];
     let (_, status) = client::curl(&[&with_client[..], &post[..]].concat());
     assert_eq!(status, 200);
     let calls = receiver.calls();
-    assert_eq!(calls.last().expect("the call").client_certificate, CLIENT_NAME);
+    assert_eq!(
+        calls.last().expect("the call").client_certificate,
+        CLIENT_NAME
+    );
 }

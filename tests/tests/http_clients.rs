@@ -30,7 +30,10 @@ fn curl_asks_for_what_is_not_there() {
     assert_eq!(span.status.code, "ERROR");
     assert_eq!(span.text("error.type"), Some("404"));
     assert_eq!(span.text("http.request.method"), Some("GET"));
-    let full = format!("http://127.0.0.1:{}/status/404?sig=REDACTED&q=1", server.port());
+    let full = format!(
+        "http://127.0.0.1:{}/status/404?sig=REDACTED&q=1",
+        server.port()
+    );
     assert_eq!(span.text("url.full"), Some(full.as_str()));
     assert_eq!(span.text("server.address"), Some("127.0.0.1"));
     assert_eq!(span.number("server.port"), Some(i64::from(server.port())));
@@ -49,18 +52,42 @@ fn curl_in_its_many_ways() {
         |agent| agent.args(["--exe", "*/curl"]),
         || {
             let body = "b".repeat(3000);
-            client::curl(&["--header", "Expect: 100-continue", "--data", &body, &python.url("/echo")]);
+            client::curl(&[
+                "--header",
+                "Expect: 100-continue",
+                "--data",
+                &body,
+                &python.url("/echo"),
+            ]);
             client::curl(&["--head", &python.url("/bytes/77")]);
             let (first, second) = (python.url("/bytes/1"), python.url("/chunked/50000"));
-            client::curl(&["--output", "/dev/null", &first, "--output", "/dev/null", &second]);
+            client::curl(&[
+                "--output",
+                "/dev/null",
+                &first,
+                "--output",
+                "/dev/null",
+                &second,
+            ]);
         },
     );
     let posted = traced.only("curl", "CLIENT", "/echo");
     assert_eq!((posted.method(), posted.http_status()), ("POST", Some(200)));
-    assert_eq!((posted.request_body(), posted.response_body()), (Some(3000), Some(3000)));
+    assert_eq!(
+        (posted.request_body(), posted.response_body()),
+        (Some(3000), Some(3000))
+    );
     let head = traced.only("curl", "CLIENT", "/bytes/77");
-    assert_eq!((head.method(), head.response_body().unwrap_or(0)), ("HEAD", 0));
-    assert_eq!(traced.only("curl", "CLIENT", "/chunked/50000").http_status(), Some(200));
+    assert_eq!(
+        (head.method(), head.response_body().unwrap_or(0)),
+        ("HEAD", 0)
+    );
+    assert_eq!(
+        traced
+            .only("curl", "CLIENT", "/chunked/50000")
+            .http_status(),
+        Some(200)
+    );
     assert_eq!(traced.spans.len(), 4);
 }
 
@@ -71,7 +98,12 @@ fn curl_downloads_and_uploads() {
     let nginx = Nginx::start();
     let node = Server::node("node");
     let traced = trace_with(
-        |agent| agent.args(["--exe", "*/curl"]).pid(node.pid()).pid(nginx.pid()),
+        |agent| {
+            agent
+                .args(["--exe", "*/curl"])
+                .pid(node.pid())
+                .pid(nginx.pid())
+        },
         || {
             client::curl(&["--output", "/dev/null", &nginx.url("/huge.bin")]);
             let upload = format!("@{}", agent_tests::agent::binary().display());
@@ -93,9 +125,18 @@ fn language_clients() {
     require_root!();
     let backend = Server::python("backend");
     for runtime in [Runtime::Python, Runtime::Node] {
-        let front = ServerBuilder::new(runtime).service("front").backend(backend.port()).start();
+        let front = ServerBuilder::new(runtime)
+            .service("front")
+            .backend(backend.port())
+            .start();
         let before = backend.log().len();
-        let paths = ["/hello", "/status/404", "/status/204", "/chunked/30000", "/status/503"];
+        let paths = [
+            "/hello",
+            "/status/404",
+            "/status/204",
+            "/chunked/30000",
+            "/status/503",
+        ];
         let traced = trace(&[front.pid()], || {
             let mut connection = Connection::open(front.port());
             for path in paths {
@@ -104,8 +145,10 @@ fn language_clients() {
         });
         let mut spans = traced.of("front", "CLIENT");
         spans.sort_by_key(|span| span.start_ns);
-        let seen: Vec<_> =
-            spans.iter().map(|span| (span.path().to_owned(), span.http_status())).collect();
+        let seen: Vec<_> = spans
+            .iter()
+            .map(|span| (span.path().to_owned(), span.http_status()))
+            .collect();
         let logged: Vec<_> = backend.log()[before..]
             .iter()
             .map(|line| (line.path.clone(), Some(line.status)))
@@ -122,7 +165,12 @@ fn connect_through_a_proxy() {
     let server = Server::node("node");
     let (proxy, port) = client::connect_proxy("proxy");
     let traced = trace_with(
-        |agent| agent.pid(proxy.pid()).pid(server.pid()).args(["--exe", "*/curl"]),
+        |agent| {
+            agent
+                .pid(proxy.pid())
+                .pid(server.pid())
+                .args(["--exe", "*/curl"])
+        },
         || {
             let through = format!("http://127.0.0.1:{port}");
             let tunnel = ["--proxytunnel", "--noproxy", "", "--proxy", &through];
@@ -131,12 +179,21 @@ fn connect_through_a_proxy() {
         },
     );
     let of_proxy = traced.of("proxy", "SERVER");
-    assert_eq!((of_proxy.only().method(), of_proxy.only().http_status()), ("CONNECT", Some(200)));
+    assert_eq!(
+        (of_proxy.only().method(), of_proxy.only().http_status()),
+        ("CONNECT", Some(200))
+    );
     assert_eq!(of_proxy.only().name, "CONNECT");
     let of_curl = traced.of("curl", "CLIENT");
-    let handshakes: Vec<_> = of_curl.iter().filter(|span| span.method() == "CONNECT").collect();
+    let handshakes: Vec<_> = of_curl
+        .iter()
+        .filter(|span| span.method() == "CONNECT")
+        .collect();
     assert_eq!(handshakes.len(), 1);
-    assert_eq!(traced.only("node", "SERVER", "/hello").http_status(), Some(200));
+    assert_eq!(
+        traced.only("node", "SERVER", "/hello").http_status(),
+        Some(200)
+    );
 }
 
 /// A client that is killed while it waits for a server that holds its request: its span has no status, since it never got one.
@@ -152,7 +209,10 @@ fn client_killed_while_it_waits() {
     });
     let cut = traced.only("client", "CLIENT", "/held");
     assert_eq!(cut.http_status(), None);
-    assert!(cut.unobserved().is_some() || cut.status.code == "ERROR", "{cut:#?}");
+    assert!(
+        cut.unobserved().is_some() || cut.status.code == "ERROR",
+        "{cut:#?}"
+    );
 }
 
 /// The server dies while the client waits, and half way through its answer.

@@ -37,7 +37,13 @@ fn keep_alive_with_every_kind_of_body() {
     require_root!();
     let all = on_both_runtimes(|server| {
         let mut connection = Connection::open(server.port());
-        for path in ["/hello?q=1", "/status/204", "/bytes/5", "/status/304", "/chunked/40000"] {
+        for path in [
+            "/hello?q=1",
+            "/status/204",
+            "/bytes/5",
+            "/status/304",
+            "/chunked/40000",
+        ] {
             connection.get(path);
         }
         connection.request("HEAD", "/bytes/1000", "");
@@ -63,9 +69,15 @@ fn keep_alive_with_every_kind_of_body() {
         assert_eq!(span.text("network.peer.address"), Some("127.0.0.1"));
         assert_eq!(span.unobserved(), None);
         // A server is not in error because a client asked for what is not there.
-        assert_eq!(traced.only("server", "SERVER", "/status/404").status.code, "UNSET");
+        assert_eq!(
+            traced.only("server", "SERVER", "/status/404").status.code,
+            "UNSET"
+        );
         let failed = traced.only("server", "SERVER", "/status/503");
-        assert_eq!((failed.status.code.as_str(), failed.text("error.type")), ("ERROR", Some("503")));
+        assert_eq!(
+            (failed.status.code.as_str(), failed.text("error.type")),
+            ("ERROR", Some("503"))
+        );
     }
 }
 
@@ -126,8 +138,14 @@ fn long_heads() {
         }
     });
     for service in ["nginx", "python"] {
-        assert_eq!(traced.only(service, "SERVER", "/hello").http_status(), Some(200));
-        assert_eq!(traced.only(service, "SERVER", "/status/404").http_status(), Some(404));
+        assert_eq!(
+            traced.only(service, "SERVER", "/hello").http_status(),
+            Some(200)
+        );
+        assert_eq!(
+            traced.only(service, "SERVER", "/status/404").http_status(),
+            Some(404)
+        );
     }
 }
 
@@ -153,7 +171,9 @@ const SIZE: usize = 10_000_000;
 fn large_bodies_are_covered_to_the_end() {
     require_root!();
     let clock = || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a clock after 1970");
         u64::try_from(now.as_nanos()).expect("a clock before 2554")
     };
     for runtime in [Runtime::Python, Runtime::Node] {
@@ -170,9 +190,13 @@ fn large_bodies_are_covered_to_the_end() {
 
             connection.request("GET", &format!("/bytes/{SIZE}"), "");
             // More than the sockets hold: the server cannot be done before we go on reading.
-            connection.read_exactly(1000).expect("the head and some of the body");
+            connection
+                .read_exactly(1000)
+                .expect("the head and some of the body");
             download_half = clock();
-            connection.read_exactly(SIZE - 1000).expect("the rest of the body");
+            connection
+                .read_exactly(SIZE - 1000)
+                .expect("the rest of the body");
         });
         let tolerance_ns = 10_000_000;
         let upload = traced.only("server", "SERVER", "/sink");
@@ -181,7 +205,10 @@ fn large_bodies_are_covered_to_the_end() {
         assert!(upload.end_ns + tolerance_ns >= upload_half, "{upload:#?}");
         let download = traced.only("server", "SERVER", "/bytes/10000000");
         assert_eq!(download.response_body(), Some(10_000_000));
-        assert!(download.end_ns + tolerance_ns >= download_half, "{download:#?}");
+        assert!(
+            download.end_ns + tolerance_ns >= download_half,
+            "{download:#?}"
+        );
         assert_eq!((upload.unobserved(), download.unobserved()), (None, None));
     }
 }
@@ -192,13 +219,23 @@ fn large_bodies_are_covered_to_the_end() {
 fn nginx_serves_files() {
     require_root!();
     for sendfile in [Sendfile::On, Sendfile::Off] {
-        let nginx = Nginx::start_with(&NginxOptions { sendfile, ..NginxOptions::default() });
+        let nginx = Nginx::start_with(&NginxOptions {
+            sendfile,
+            ..NginxOptions::default()
+        });
         let traced = trace(&[nginx.pid()], || {
             let mut connection = Connection::open(nginx.port());
             for (name, length) in FILES {
                 assert_eq!(connection.get(&format!("/{name}")).body.len(), length);
             }
-            for path in ["/hello", "/status/404", "/status/503", "/empty", "/moved", "/none"] {
+            for path in [
+                "/hello",
+                "/status/404",
+                "/status/503",
+                "/empty",
+                "/moved",
+                "/none",
+            ] {
                 connection.get(path);
             }
         });
@@ -244,7 +281,10 @@ fn http_1_0() {
 fn other_address_families() {
     require_root!();
     let nginx = Nginx::start();
-    let python = ServerBuilder::new(Runtime::Python).service("python").unix().start();
+    let python = ServerBuilder::new(Runtime::Python)
+        .service("python")
+        .unix()
+        .start();
     let traced = trace(&[nginx.pid(), python.pid()], || {
         let address = (Ipv6Addr::LOCALHOST, nginx.port());
         assert_eq!(Connection::open_to(address).get("/hello").status, 200);
@@ -256,7 +296,10 @@ fn other_address_families() {
     });
     let over_v6 = traced.only("nginx", "SERVER", "/hello");
     assert_eq!(over_v6.text("network.peer.address"), Some("::1"));
-    assert_eq!(traced.only("nginx", "SERVER", "/status/404").http_status(), Some(404));
+    assert_eq!(
+        traced.only("nginx", "SERVER", "/status/404").http_status(),
+        Some(404)
+    );
     let over_unix = traced.only("python", "SERVER", "/status/503");
     assert_eq!(over_unix.http_status(), Some(503));
     assert_eq!(over_unix.number("network.peer.port"), None);
@@ -280,8 +323,11 @@ fn connections_older_than_the_agent() {
         });
         assert_spans_match_log(&traced.of("server", "SERVER"), &server.log()[1..]);
         for service in ["used", "idle"] {
-            let statuses: Vec<_> =
-                traced.of(service, "CLIENT").iter().map(Span::http_status).collect();
+            let statuses: Vec<_> = traced
+                .of(service, "CLIENT")
+                .iter()
+                .map(Span::http_status)
+                .collect();
             assert_eq!(statuses, [Some(200), Some(404)], "{service}");
         }
         for client in traced.spans.iter().filter(|span| span.kind == "CLIENT") {
@@ -309,7 +355,10 @@ fn every_io_path() {
         }
     }
     let sent = traced.only("io", "SERVER", "/sendfile");
-    assert_eq!((sent.request_body(), sent.response_body()), (Some(100_000), Some(100_000)));
+    assert_eq!(
+        (sent.request_body(), sent.response_body()),
+        (Some(100_000), Some(100_000))
+    );
 }
 
 /// The Upgrade handshake is a span that ends with its answer; what follows is not HTTP, even where
@@ -329,7 +378,10 @@ fn upgrade_to_websocket() {
         assert_eq!(connection.response("GET").status, 101);
         let frame = b"GET /inside HTTP/1.1\r\n\r\n";
         connection.send(frame);
-        assert_eq!(connection.read_exactly(frame.len()).as_deref(), Some(&frame[..]));
+        assert_eq!(
+            connection.read_exactly(frame.len()).as_deref(),
+            Some(&frame[..])
+        );
     });
     let span = traced.spans.only();
     assert_eq!((span.path(), span.http_status()), ("/socket", Some(101)));
@@ -351,8 +403,14 @@ fn server_dies_in_the_middle() {
     });
     let cut = traced.only("python", "SERVER", "/exit");
     assert_eq!(cut.http_status(), None);
-    assert!(cut.unobserved().is_some() || cut.status.code == "ERROR", "{cut:#?}");
-    assert_eq!(traced.only("python", "SERVER", "/hello").http_status(), Some(200));
+    assert!(
+        cut.unobserved().is_some() || cut.status.code == "ERROR",
+        "{cut:#?}"
+    );
+    assert_eq!(
+        traced.only("python", "SERVER", "/hello").http_status(),
+        Some(200)
+    );
 
     let mut server = Server::python("python");
     let traced = trace(&[server.pid()], || {
@@ -364,7 +422,10 @@ fn server_dies_in_the_middle() {
     });
     let cut = traced.only("python", "SERVER", "/die/1000");
     assert_eq!(cut.http_status(), Some(200));
-    assert!(cut.unobserved().is_some() || cut.status.code == "ERROR", "{cut:#?}");
+    assert!(
+        cut.unobserved().is_some() || cut.status.code == "ERROR",
+        "{cut:#?}"
+    );
 }
 
 /// A client that goes away in the middle of its request: there was no answer, so there is none.
@@ -384,8 +445,14 @@ fn client_gone_in_the_middle() {
     });
     assert_eq!(traced.of("nginx", "SERVER").at("/never-whole").len(), 0);
     for span in traced.of("nginx", "SERVER").at("/hello") {
-        let sent = nginx.log().iter().any(|line| Some(line.status) == span.http_status());
+        let sent = nginx
+            .log()
+            .iter()
+            .any(|line| Some(line.status) == span.http_status());
         assert!(span.http_status().is_none() || sent, "{span:#?}");
     }
-    assert_eq!(traced.only("nginx", "SERVER", "/empty").http_status(), Some(204));
+    assert_eq!(
+        traced.only("nginx", "SERVER", "/empty").http_status(),
+        Some(204)
+    );
 }

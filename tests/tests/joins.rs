@@ -28,10 +28,16 @@ struct Chain {
 impl Chain {
     fn start() -> Self {
         let node = Server::node("node");
-        let python =
-            ServerBuilder::new(Runtime::Python).service("python").backend(node.port()).start();
+        let python = ServerBuilder::new(Runtime::Python)
+            .service("python")
+            .backend(node.port())
+            .start();
         let nginx = Nginx::in_front_of(python.port());
-        Self { node, python, nginx }
+        Self {
+            node,
+            python,
+            nginx,
+        }
     }
 
     fn pids(&self) -> [u32; 3] {
@@ -50,10 +56,18 @@ fn assert_chain(traced: &Traced, root: &Span) {
     ];
     let mut parent = root.clone();
     for (service, kind, evidence) in steps {
-        let children: Vec<Span> =
-            traced.spans.iter().filter(|span| span.is_child_of(&parent)).cloned().collect();
+        let children: Vec<Span> = traced
+            .spans
+            .iter()
+            .filter(|span| span.is_child_of(&parent))
+            .cloned()
+            .collect();
         let child = children.only();
-        assert_eq!((child.service.as_str(), child.kind.as_str()), (service, kind), "{child:#?}");
+        assert_eq!(
+            (child.service.as_str(), child.kind.as_str()),
+            (service, kind),
+            "{child:#?}"
+        );
         assert_eq!(child.evidence(), Some(evidence), "{child:#?}");
         parent = child.clone();
     }
@@ -89,10 +103,16 @@ fn chain_under_load_mixes_nothing_up() {
     for root in traced.of("nginx", "SERVER") {
         assert_chain(&traced, &root);
         let leaf = root.path().replace("/call", "");
-        let of_trace =
-            traced.spans.iter().filter(|span| span.trace_id == root.trace_id).collect::<Vec<_>>();
+        let of_trace = traced
+            .spans
+            .iter()
+            .filter(|span| span.trace_id == root.trace_id)
+            .collect::<Vec<_>>();
         assert_eq!(of_trace.len(), 5);
-        assert!(of_trace.iter().all(|span| span.path().ends_with(&leaf)), "{of_trace:#?}");
+        assert!(
+            of_trace.iter().all(|span| span.path().ends_with(&leaf)),
+            "{of_trace:#?}"
+        );
     }
     assert_eq!(traced.of("nginx", "SERVER").len(), 1_000);
 }
@@ -109,7 +129,10 @@ fn inbound_header_is_the_parent() {
         connection.response("GET");
     });
     let span = traced.spans.only();
-    assert_eq!((span.trace_id.as_str(), span.parent_span_id.as_str()), (TRACE, PARENT));
+    assert_eq!(
+        (span.trace_id.as_str(), span.parent_span_id.as_str()),
+        (TRACE, PARENT)
+    );
     assert_eq!(span.trace_state, "a=1,b=2");
     let flags = FLAG_SAMPLED | FLAG_HAS_IS_REMOTE | FLAG_IS_REMOTE;
     assert_eq!(span.flags & flags, flags, "{:#x}", span.flags);
@@ -160,7 +183,10 @@ fn invalid_header_is_ignored() {
     });
     for (number, value) in invalid.iter().enumerate() {
         let span = traced.only("python", "SERVER", &format!("/bytes/{number}"));
-        assert!(span.is_root() && span.trace_id != TRACE, "{value}: {span:#?}");
+        assert!(
+            span.is_root() && span.trace_id != TRACE,
+            "{value}: {span:#?}"
+        );
         assert_eq!(span.flags & FLAG_SAMPLED, FLAG_SAMPLED, "{value}");
     }
 }
@@ -175,7 +201,10 @@ fn own_header_of_a_client_is_joined() {
         http::get(chain.python.port(), "/call/hello?traceparent=own");
     });
     let client = traced.only("python", "CLIENT", "/hello");
-    assert_eq!((client.trace_id.as_str(), client.parent_span_id.as_str()), (OWN_TRACE, OWN_PARENT));
+    assert_eq!(
+        (client.trace_id.as_str(), client.parent_span_id.as_str()),
+        (OWN_TRACE, OWN_PARENT)
+    );
     assert_eq!(client.evidence(), Some("header"));
     let server = traced.only("node", "SERVER", "/hello");
     assert!(server.is_child_of(&client), "{server:#?}");
@@ -194,7 +223,10 @@ fn forwarded_header_is_not_the_callers_own() {
         assert_eq!(connection.response("GET").status, 200);
     });
     let front = traced.only("python", "SERVER", "/call/hello");
-    assert_eq!((front.trace_id.as_str(), front.parent_span_id.as_str()), (TRACE, PARENT));
+    assert_eq!(
+        (front.trace_id.as_str(), front.parent_span_id.as_str()),
+        (TRACE, PARENT)
+    );
     let client = traced.only("python", "CLIENT", "/hello");
     assert!(client.is_child_of(&front), "{client:#?}");
     let back = traced.only("node", "SERVER", "/hello");
@@ -213,7 +245,10 @@ fn proxy_appears_although_it_forwards_headers() {
         assert_eq!(connection.response("GET").status, 200);
     });
     let root = traced.only("nginx", "SERVER", "/call/hello");
-    assert_eq!((root.trace_id.as_str(), root.parent_span_id.as_str()), (TRACE, PARENT));
+    assert_eq!(
+        (root.trace_id.as_str(), root.parent_span_id.as_str()),
+        (TRACE, PARENT)
+    );
     assert_chain(&traced, &root);
 }
 
@@ -246,8 +281,15 @@ fn event_loop_makes_no_wrong_parents() {
     assert!(timer_calls > 0);
     // Both ends are joined all the same.
     let calls = traced.of("front", "CLIENT");
-    for served in traced.of("backend", "SERVER").iter().filter(|span| span.path() != "/hello") {
-        assert!(calls.iter().any(|call| served.is_child_of(call)), "{served:#?}");
+    for served in traced
+        .of("backend", "SERVER")
+        .iter()
+        .filter(|span| span.path() != "/hello")
+    {
+        assert!(
+            calls.iter().any(|call| served.is_child_of(call)),
+            "{served:#?}"
+        );
     }
 }
 
@@ -270,8 +312,14 @@ fn background_calls_are_roots() {
     for call in background {
         assert!(call.is_root(), "{call:#?}");
     }
-    for call in traced.of("front", "CLIENT").iter().filter(|span| span.path() != "/status/202") {
-        let parent = traced.parent(call).unwrap_or_else(|| panic!("no parent: {call:#?}"));
+    for call in traced
+        .of("front", "CLIENT")
+        .iter()
+        .filter(|span| span.path() != "/status/202")
+    {
+        let parent = traced
+            .parent(call)
+            .unwrap_or_else(|| panic!("no parent: {call:#?}"));
         assert_eq!(parent.path(), format!("/call{}", call.path()));
     }
 }
@@ -284,7 +332,11 @@ fn ids_are_valid_and_unique() {
     let traced = trace(&[server.pid()], || {
         client::load(&server.url("/hello"), 1_000, 8);
     });
-    let mut ids: Vec<&str> = traced.spans.iter().map(|span| span.span_id.as_str()).collect();
+    let mut ids: Vec<&str> = traced
+        .spans
+        .iter()
+        .map(|span| span.span_id.as_str())
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 1_000);

@@ -9,7 +9,7 @@ use crate::{
     privilege,
     process::{Process, crate_file},
     temp::TempDir,
-    wait::wait_for,
+    wait::{wait_for, wait_until},
 };
 
 /// Static files made for every instance: name and length in bytes.
@@ -135,6 +135,27 @@ impl Nginx {
         read_log(&self.directory.join("access.log"))
             .into_iter()
             .skip(1)
+            .collect()
+    }
+
+    /// Replaces the workers by new ones, and waits until the old ones are gone.
+    pub fn reload(&mut self) {
+        let before = self.workers();
+        self.process.signal("HUP");
+        wait_until("nginx's old workers to go", || {
+            let now = self.workers();
+            !now.is_empty() && now.iter().all(|worker| !before.contains(worker))
+        });
+    }
+
+    /// The master's children.
+    pub fn workers(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.expect("the kernel lists children");
+        children
+            .split_whitespace()
+            .map(|child| child.parse().expect("a pid"))
             .collect()
     }
 
