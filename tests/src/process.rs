@@ -34,7 +34,7 @@ impl Process {
         use std::os::unix::process::CommandExt;
         let directory = TempDir::new(name);
         let file = |name| File::create(directory.join(name)).expect("a file in a fresh directory");
-        let mut child = command
+        let mut child = dying_with_us(command)
             .stdin(Stdio::piped())
             .stdout(file("stdout"))
             .stderr(file("stderr"))
@@ -166,6 +166,20 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The same command, killed by the kernel when the thread that starts it ends without dropping it,
+/// as when the tests are interrupted: in a group of its own it would get no Ctrl-C.
+fn dying_with_us(command: &Command) -> Command {
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    wrapped
 }
 
 /// Signals a process, or with a minus before the number its group. One that is gone is no error.

@@ -262,7 +262,7 @@ fn event_loop_makes_no_wrong_parents() {
         .service("front")
         .backend(backend.port())
         .option("--sockets", "2")
-        .option("--timer-ms", "3")
+        .option("--timer-ms", "10")
         .start();
     let traced = trace(&[front.pid(), backend.pid()], || {
         client::load(&front.url("/call/bytes/{}"), 400, 16);
