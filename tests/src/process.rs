@@ -168,11 +168,15 @@ impl Drop for Process {
     }
 }
 
-/// The same command, killed by the kernel when the thread that starts it ends without dropping it,
-/// as when the tests are interrupted: in a group of its own it would get no Ctrl-C.
+/// The same command, ended by the kernel when the thread that starts it ends without dropping it,
+/// as when the tests are interrupted: in a group of its own it would get no Ctrl-C. By SIGTERM,
+/// because nginx then ends its workers too.
 fn dying_with_us(command: &Command) -> Command {
     let mut wrapped = Command::new("setpriv");
-    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    wrapped
+        .args(["--pdeathsig", "TERM", "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => wrapped.env(name, value),
