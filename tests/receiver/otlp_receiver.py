@@ -31,8 +31,10 @@ import zstandard
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-KINDS = {value: name.removeprefix("SPAN_KIND_") for name, value in trace_pb2.Span.SpanKind.items()}
-CODES = {value: name.removeprefix("STATUS_CODE_") for name, value in trace_pb2.Status.StatusCode.items()}
+KINDS = {value: name.removeprefix("SPAN_KIND_")
+         for name, value in trace_pb2.Span.SpanKind.items()}
+CODES = {value: name.removeprefix("STATUS_CODE_")
+         for name, value in trace_pb2.Status.StatusCode.items()}
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
@@ -175,7 +177,8 @@ class Store:
                 return {"spans": self.total, "requests": len(self.requests)}
             if path == "/counts":
                 keys = ("service", "kind", "status", "path")
-                return [{**dict(zip(keys, key)), "count": count} for key, count in self.counts.items()]
+                return [{**dict(zip(keys, key)), "count": count}
+                        for key, count in self.counts.items()]
             if path == "/spans":
                 service = query.get("service", [None])[0]
                 return [span for span in self.spans if service in (None, span["service"])]
@@ -318,7 +321,9 @@ class OtlpHandler(Handler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return None
         if kind in self.STATUS:
-            after = [] if fault.retry_after_s is None else [("Retry-After", f"{fault.retry_after_s:g}")]
+            after = []
+            if fault.retry_after_s is not None:
+                after = [("Retry-After", f"{fault.retry_after_s:g}")]
             return self.reply(self.STATUS[kind], fault.message.encode(), "text/plain", after)
         try:
             plain = decoded(body, headers.get("content-encoding", ""))
@@ -409,8 +414,11 @@ def arguments():
 
 def main():
     args = arguments()
-    tls = Tls(args.tls_certificate, args.tls_key, args.tls_client_ca) if args.tls_certificate else None
-    store = Store(open(args.output, "a", encoding="utf-8") if args.output else None, args.count_only)
+    tls = None
+    if args.tls_certificate:
+        tls = Tls(args.tls_certificate, args.tls_key, args.tls_client_ca)
+    output = open(args.output, "a", encoding="utf-8") if args.output else None
+    store = Store(output, args.count_only)
     for fault in args.fault:
         store.add_fault(Fault(**fault))
     grpc_listener = GrpcListener(store, args.host, args.grpc_port, tls)

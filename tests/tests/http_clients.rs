@@ -196,7 +196,8 @@ fn connect_through_a_proxy() {
     );
 }
 
-/// A client that is killed while it waits for a server that holds its request: its span has no status, since it never got one.
+/// A client that is killed while it waits for a server that holds its request: its span has no
+/// status, since it never got one.
 #[test]
 fn client_killed_while_it_waits() {
     require_root!();

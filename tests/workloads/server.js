@@ -85,7 +85,8 @@ const server = http.createServer((request, response) => {
 server.on('upgrade', (request, socket) => {
   // Only the handshake: what follows is no longer HTTP and comes back as it went.
   record(request, 101, 0, 0);
-  socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n');
+  const fields = 'Upgrade: websocket\r\nConnection: Upgrade\r\n';
+  socket.write(`HTTP/1.1 101 Switching Protocols\r\n${fields}\r\n`);
   socket.pipe(socket);
 });
 if (Number(args['timer-ms']) > 0) {
