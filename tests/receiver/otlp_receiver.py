@@ -414,6 +414,9 @@ def arguments():
 
 def main():
     args = arguments()
+    # Blocked before any thread begins: a signal that another thread gets would not wake this one.
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     tls = None
     if args.tls_certificate:
         tls = Tls(args.tls_certificate, args.tls_key, args.tls_client_ca)
@@ -424,12 +427,9 @@ def main():
     grpc_listener = GrpcListener(store, args.host, args.grpc_port, tls)
     http_listener = HttpListener(store, args.host, args.http_port, OtlpHandler, tls, args.otlp_path)
     control = HttpListener(store, "127.0.0.1", 0, ControlHandler)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     print(json.dumps({"grpc": grpc_listener.port, "http": http_listener.port,
                       "control": control.port}), flush=True)
-    stop.wait()
+    signal.sigwait(ends)
     grpc_listener.server.stop(0).wait()
 
 
