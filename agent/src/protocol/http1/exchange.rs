@@ -735,6 +735,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::Address;
+    use crate::protocol::http1::HEAD_LIMIT;
     use crate::span::Kind;
 
     const GIGABYTE: u64 = 1 << 30;
@@ -864,5 +865,16 @@ mod tests {
             900,
         );
         assert_eq!(finished(&mut session), Some((300, None)));
+    }
+
+    /// Of a head beyond the limit what was kept is used, and its response still finishes it.
+    #[test]
+    fn an_endless_head_is_cut_at_the_limit() {
+        let mut session = session();
+        let head = format!("GET /x HTTP/1.1\r\nHost: a\r\nX: {}", "h".repeat(2 * HEAD_LIMIT));
+        feed(&mut session, Flow::Request, head.as_bytes(), 100);
+        assert!(session.requests.partial_head().is_empty());
+        feed(&mut session, Flow::Response, b"HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n", 200);
+        assert_eq!(finished(&mut session), Some((200, Some("Int(0)".to_owned()))));
     }
 }
