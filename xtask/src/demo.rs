@@ -106,11 +106,9 @@ fn print(agent: &Agent, binary: &Path) -> Result<()> {
         "  sudo {} --all             everything on this host",
         binary.display()
     );
-    println!(
-        "  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317   sends the spans to a collector"
-    );
-    println!("  deploy/                   Kubernetes, systemd, Docker, collector examples");
-    println!("  deploy/demo/              the shop's three programs");
+    println!("  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317   sends spans to a collector");
+    println!("  deploy/        Kubernetes, systemd, Docker, collector examples");
+    println!("  deploy/demo/   the shop's three programs");
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use super::{Finding, Source};
 
 /// A module and what it may import, in the order of the data's flow. All may import `self_metrics`.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("self_metrics", &[]),
     ("span", &[]),
     ("event", &["agent_common"]),
@@ -20,6 +20,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("cli", &[]),
     // The set of capabilities that a refusal names; both are values without behaviour.
     ("failure", &["check"]),
+    ("ledger", &["agent_common"]),
     ("config", CONFIG),
     ("launch", &["failure", "process"]),
     ("status", &["agent_common", "failure", "kernel"]),
@@ -45,6 +46,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
 ];
 
 const ENGINE: &[&str] = &[
+    "agent_common",
     "connection",
     "context",
     "enrich",
@@ -85,6 +87,7 @@ const PIPELINE: &[&str] = &[
     "failure",
     "kernel",
     "launch",
+    "ledger",
     "process",
     "protocol",
     "sample",
