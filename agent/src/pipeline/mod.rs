@@ -185,7 +185,7 @@ fn kernel_settings(config: &Config) -> kernel::Settings {
             Capture::Kretprobe => Some(CapturePath::Kretprobe),
         },
         trace_all: selection.all,
-        report_all_execs: !selection.executables.is_empty(),
+        consider_execs: !selection.executables.is_empty(),
         ports: selection.ports.kernel_ranges().map(|range| (range.first, range.last)).collect(),
         agent_process_id: std::process::id(),
     }
