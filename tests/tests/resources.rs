@@ -248,11 +248,12 @@ fn command_that_cannot_run() {
         .arg("/no/such/command")
         .run();
     none.expect(127, &["/no/such/command", "not found"]);
+    // Every system has it, and it is not executable.
     let file = AgentCommand::new()
         .args(["--exporter", "none", "--"])
-        .arg("/etc/hostname")
+        .arg("/etc/passwd")
         .run();
-    file.expect(126, &["/etc/hostname"]);
+    file.expect(126, &["/etc/passwd"]);
 }
 
 /// Under sudo the command runs as the user who called it, not as root.

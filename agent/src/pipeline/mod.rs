@@ -17,7 +17,12 @@
 mod targets;
 mod threads;
 
-use std::{fs, io::Write as _, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{IsTerminal as _, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -153,8 +158,12 @@ async fn wait(
     loop {
         tokio::select! {
             code = command.wait() => return code,
-            // A terminal sends it to the command as well.
-            _ = signals.interrupt.recv() => {}
+            _ = signals.interrupt.recv() => {
+                // A terminal sends it to the command as well, which may handle it and go on.
+                if !std::io::stdin().is_terminal() {
+                    command.interrupt();
+                }
+            }
             _ = signals.terminate.recv() => command.terminate(),
             _ = signals.user.recv() => print(),
         }

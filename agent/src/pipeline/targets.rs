@@ -71,8 +71,15 @@ impl Targets {
         Some(process)
     }
 
-    /// What `/proc` says now; `None` when the process is gone, or is another one by now.
+    /// What `/proc` says now; `None` when the process is gone, or is another one by now. One that
+    /// has ended and waits for its parent has neither executable nor arguments any more.
     pub(super) fn read(&self, id: ProcessId) -> Option<Process> {
-        self.procfs.read(id.pid).ok().filter(|process| id.start_ticks == 0 || process.id == id)
+        self.procfs
+            .read(id.pid)
+            .ok()
+            .filter(|process| id.start_ticks == 0 || process.id == id)
+            .filter(|Process { facts, .. }| {
+                !facts.executable.as_os_str().is_empty() || !facts.arguments.is_empty()
+            })
     }
 }
