@@ -6,6 +6,7 @@
 //! 3. [`Engine::take_spans`].
 
 mod exchange;
+pub mod replay;
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -15,15 +15,16 @@ use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use super::targets::Targets;
+use super::{recording::Recording, targets::Targets};
 use crate::{
-    engine::{Command, Engine},
+    engine::{Command, Engine, replay::Entry},
     event::{clock::WallClock, decode},
     export::SpanSink,
     kernel::{
         maps::Connections,
         ring::{Batch, Ring},
     },
+    process::Process,
     self_metrics::{Counter, Loss, SelfMetrics},
 };
 
@@ -60,12 +61,16 @@ impl Threads {
         connections: Connections,
         engine: Engine,
         targets: Targets,
+        recording: Recording,
         sink: SpanSink,
         metrics: Arc<SelfMetrics>,
     ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, reader_to_engine) = sync_channel(QUEUE_BATCHES);
-        let shell = Shell { engine, connections, targets, sink, metrics: Arc::clone(&metrics) };
+        let shell = {
+            let metrics = Arc::clone(&metrics);
+            Shell { engine, connections, targets, recording, sink, metrics }
+        };
         let engine = thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || shell.run(&reader_to_engine))
@@ -137,6 +142,7 @@ struct Shell {
     engine: Engine,
     connections: Connections,
     targets: Targets,
+    recording: Recording,
     sink: SpanSink,
     metrics: Arc<SelfMetrics>,
 }
@@ -148,7 +154,9 @@ impl Shell {
             let message = reader_to_engine.recv_timeout(TICK);
             let now_ns = boottime_ns();
             if now_ns >= clock_due_ns {
-                self.engine.handle_clock(WallClock::sampled(boottime_ns(), unix_ns()));
+                let (boottime_ns, unix_ns) = (boottime_ns(), unix_ns());
+                self.recording.add(|| Entry::Clock { boottime_ns, unix_ns });
+                self.engine.handle_clock(WallClock::sampled(boottime_ns, unix_ns));
                 clock_due_ns = now_ns + CLOCK_NS;
             }
             match message {
@@ -161,15 +169,20 @@ impl Shell {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.recording.add(|| Entry::Tick { now_ns });
             self.engine.handle_tick(now_ns);
             self.answer_commands();
             self.hand_out();
         }
-        self.engine.handle_shutdown(boottime_ns());
+        let now_ns = boottime_ns();
+        self.recording.add(|| Entry::Shutdown { now_ns });
+        self.recording.flush();
+        self.engine.handle_shutdown(now_ns);
         self.hand_out();
     }
 
     fn handle_batch(&mut self, batch: &Batch) {
+        self.recording.add(|| Entry::Records(batch.bytes.clone()));
         let mut rest = batch.bytes.as_slice();
         while let Some(length) = decode::padded_length(rest) {
             self.engine.handle_record(rest);
@@ -184,26 +197,32 @@ impl Shell {
         let chosen = self.targets.select_running(command)?;
         let count = chosen.len();
         for process in chosen {
-            self.engine.handle_process(process);
+            self.handle_process(process);
         }
         Ok(count)
+    }
+
+    fn handle_process(&mut self, process: Process) {
+        self.recording.add(|| Entry::Process(process.clone()));
+        self.engine.handle_process(process);
     }
 
     fn answer_commands(&mut self) {
         while let Some(command) = self.engine.poll_command() {
             match command {
                 Command::ReadConnection(id) => {
-                    let state = self.connections.state(id);
-                    self.engine.handle_connection_state(id, state.as_ref(), boottime_ns());
+                    let (state, now_ns) = (self.connections.state(id), boottime_ns());
+                    self.recording.add(|| Entry::ConnectionState { connection: id, now_ns, state });
+                    self.engine.handle_connection_state(id, state.as_ref(), now_ns);
                 }
                 Command::ReadProcess(id) => {
                     if let Some(process) = self.targets.read(id) {
-                        self.engine.handle_process(process);
+                        self.handle_process(process);
                     }
                 }
                 Command::Consider(id) => {
                     if let Some(process) = self.targets.consider(id) {
-                        self.engine.handle_process(process);
+                        self.handle_process(process);
                     }
                 }
             }
