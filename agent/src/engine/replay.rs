@@ -13,6 +13,7 @@
 //! | 5 clock | `boottime_ns: u64, unix_ns: u64` |
 //! | 6 tick | `now_ns: u64` |
 //! | 7 shutdown | `now_ns: u64` |
+//! | 8 loss | nothing: records are missing here |
 //!
 //! **A recording holds what the traced programs sent and received**, passwords and cookies
 //! included. Of the environment of programs it keeps `OTEL_*` variables only.
@@ -51,6 +52,7 @@ pub enum Entry {
     Clock { boottime_ns: u64, unix_ns: u64 },
     Tick { now_ns: u64 },
     Shutdown { now_ns: u64 },
+    Loss,
 }
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -105,6 +107,7 @@ fn feed(engine: &mut Engine, entry: &Entry) {
             while engine.poll_command().is_some() {}
         }
         Entry::Shutdown { now_ns } => engine.handle_shutdown(*now_ns),
+        Entry::Loss => engine.handle_loss(),
     }
 }
 
@@ -150,6 +153,7 @@ fn read_entry(index: usize, kind: u32, body: &[u8]) -> Result<Entry, RecordingEr
             .map(|([boottime_ns, unix_ns], _)| Entry::Clock { boottime_ns, unix_ns }),
         6 => words(body).map(|([now_ns], _)| Entry::Tick { now_ns }),
         7 => words(body).map(|([now_ns], _)| Entry::Shutdown { now_ns }),
+        8 => Some(Entry::Loss),
         unknown => return Err(RecordingError::UnknownKind(index, unknown)),
     };
     entry.ok_or(RecordingError::Malformed(index))
@@ -199,6 +203,7 @@ pub fn write(entry: &Entry, out: &mut Vec<u8>) {
             body.extend_from_slice(now_ns.as_bytes());
             7
         }
+        Entry::Loss => 8,
     };
     out.extend_from_slice([kind, body.len() as u32].as_bytes());
     out.extend_from_slice(&body);
@@ -296,6 +301,7 @@ mod tests {
             Entry::ConnectionState { connection, now_ns: 3, state: Some(state) },
             Entry::ConnectionState { connection, now_ns: 4, state: None },
             Entry::Tick { now_ns: 5 },
+            Entry::Loss,
             Entry::Shutdown { now_ns: 6 },
         ]
     }

@@ -81,6 +81,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     };
     let threads = Threads::start(
         loaded.ring,
+        Arc::clone(&drops),
         loaded.connections,
         engine::Engine::new(engine_config, Arc::clone(&metrics)),
         targets,

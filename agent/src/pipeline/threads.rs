@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use agent_common::drop_reason::DropReason;
 use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
@@ -21,7 +22,7 @@ use crate::{
     event::{clock::WallClock, decode},
     export::SpanSink,
     kernel::{
-        maps::Connections,
+        maps::{Connections, Drops},
         ring::{Batch, Ring},
     },
     process::Process,
@@ -43,9 +44,16 @@ const TICK: Duration = Duration::from_millis(10);
 const CLOCK_NS: u64 = 1_000_000_000;
 
 enum Message {
-    Records(Batch),
+    Records(Batch, Completeness),
     /// Select what runs already, and this process.
     Select { command: Option<u32>, done: oneshot::Sender<anyhow::Result<usize>> },
+}
+
+/// Whether records may be missing before, among or right after those of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Completeness {
+    Whole,
+    Holed,
 }
 
 pub(super) struct Threads {
@@ -58,6 +66,7 @@ pub(super) struct Threads {
 impl Threads {
     pub(super) fn start(
         ring: Ring,
+        drops: Arc<Drops>,
         connections: Connections,
         engine: Engine,
         targets: Targets,
@@ -79,7 +88,7 @@ impl Threads {
             let (stop, sender) = (Arc::clone(&stop), sender.clone());
             thread::Builder::new()
                 .name("ring-reader".to_owned())
-                .spawn(move || read(ring, &stop, &sender, &metrics))
+                .spawn(move || read(ring, &drops, &stop, &sender, &metrics))
                 .context("cannot start the reader thread")?
         };
         Ok(Self { stop, sender, reader, engine })
@@ -110,7 +119,15 @@ impl Threads {
 }
 
 /// Moves records from the ring buffer to the queue, until it is told to stop and none are left.
-fn read(mut ring: Ring, stop: &AtomicBool, sender: &SyncSender<Message>, metrics: &SelfMetrics) {
+fn read(
+    mut ring: Ring,
+    drops: &Drops,
+    stop: &AtomicBool,
+    sender: &SyncSender<Message>,
+    metrics: &SelfMetrics,
+) {
+    let mut lost = 0;
+    let mut completeness = Completeness::Whole;
     loop {
         let is_last = stop.load(Ordering::Acquire);
         let mut batch = Batch::default();
@@ -119,9 +136,14 @@ fn read(mut ring: Ring, stop: &AtomicBool, sender: &SyncSender<Message>, metrics
         if !is_idle {
             metrics.add(Counter::RecordsReceived, batch.records);
             metrics.add(Counter::RecordBytesReceived, batch.bytes.len() as u64);
-            match sender.try_send(Message::Records(batch)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(Message::Records(batch))) => {
+            let lost_before = std::mem::replace(&mut lost, drops.total(DropReason::RingFull));
+            if lost != lost_before {
+                completeness = Completeness::Holed;
+            }
+            match sender.try_send(Message::Records(batch, completeness)) {
+                Ok(()) => completeness = Completeness::Whole,
+                Err(TrySendError::Full(Message::Records(batch, _))) => {
+                    completeness = Completeness::Holed;
                     metrics.lose(Loss::ReaderQueueFull, "", batch.records);
                 }
                 Err(_) => return,
@@ -160,7 +182,9 @@ impl Shell {
                 clock_due_ns = now_ns + CLOCK_NS;
             }
             match message {
-                Ok(Message::Records(batch)) => self.handle_batch(&batch),
+                Ok(Message::Records(batch, completeness)) => {
+                    self.handle_batch(&batch, completeness);
+                }
                 Ok(Message::Select { command, done }) => {
                     let selected = self.select(command);
                     // Nobody waits when the start was given up.
@@ -181,16 +205,31 @@ impl Shell {
         self.hand_out();
     }
 
-    fn handle_batch(&mut self, batch: &Batch) {
-        self.recording.add(|| Entry::Records(batch.bytes.clone()));
+    fn handle_batch(&mut self, batch: &Batch, completeness: Completeness) {
+        if completeness == Completeness::Whole {
+            self.recording.add(|| Entry::Records(batch.bytes.clone()));
+        }
         let mut rest = batch.bytes.as_slice();
         while let Some(length) = decode::padded_length(rest) {
+            if completeness == Completeness::Holed {
+                // It is not known between which two records others are missing.
+                self.handle_loss();
+                self.recording.add(|| Entry::Records(rest.get(..length).unwrap_or(rest).to_vec()));
+            }
             self.engine.handle_record(rest);
             rest = rest.get(length..).unwrap_or_default();
+        }
+        if completeness == Completeness::Holed {
+            self.handle_loss();
         }
         if !rest.is_empty() {
             self.metrics.lose(Loss::RecordMalformed, "", 1);
         }
+    }
+
+    fn handle_loss(&mut self) {
+        self.recording.add(|| Entry::Loss);
+        self.engine.handle_loss();
     }
 
     fn select(&mut self, command: Option<u32>) -> anyhow::Result<usize> {

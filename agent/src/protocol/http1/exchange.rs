@@ -613,7 +613,11 @@ impl Http1 {
                     _ => self.give_up(),
                 }
             }
-            Stage::Lost => self.response_seen(time_ns),
+            // The answer to what is outstanding may have begun in the hole.
+            Stage::Lost => {
+                self.response_lost();
+                self.response_seen(time_ns);
+            }
             Stage::Body(_) => {}
         }
     }
@@ -633,7 +637,8 @@ impl Http1 {
                 Stage::Body(body) if outcome == Outcome::Complete => body.size(),
                 _ => None,
             };
-            let failed_ns = matches!(outcome, Outcome::Broken(_)).then_some(time_ns);
+            // It lasted until the connection ended, whatever came of it.
+            let failed_ns = (cause != EndCause::Unobserved).then_some(time_ns);
             self.finish_front(outcome, size, failed_ns);
             self.responses.lose();
         }
