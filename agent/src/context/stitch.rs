@@ -478,3 +478,6 @@ fn root(span_id: SpanId, ids: &mut IdGenerator) -> Identity {
         remote_flags: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
