@@ -139,3 +139,6 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

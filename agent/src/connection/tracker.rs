@@ -568,3 +568,6 @@ const fn flow(kind: Kind, direction: Direction) -> Flow {
         (Kind::Server, Direction::Outbound) | (Kind::Client, Direction::Inbound) => Flow::Response,
     }
 }
+
+#[cfg(test)]
+mod tests;
