@@ -65,8 +65,6 @@ named! {
     Loss {
         /// A record was not of a known form.
         RecordMalformed = "record_malformed",
-        /// The queue from the ring reader to the engine was full; records were dropped.
-        ReaderQueueFull = "reader_queue_full",
         /// Too many connections were open at once; the oldest idle one was forgotten.
         ConnectionTableFull = "connection_table_full",
         /// A request began that no protocol recognised later, or its parser gave up.

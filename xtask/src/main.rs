@@ -12,6 +12,7 @@ mod check;
 mod child;
 mod codegen;
 mod demo;
+mod record;
 mod setup;
 mod steps;
 mod test;
@@ -54,6 +55,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Traces a small shop of unmodified programs and shows its traces.
     Demo(demo::Arguments),
+    /// Records a scene of real programs for the replay tests.
+    Record(record::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -76,5 +79,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Test => test::run(),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Record(arguments) => record::run(arguments),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     },
     event::{ClosingStep, Data, Direction, DirectionState, Endpoints, ProcessId, Role, Unit},
     protocol::{
-        Address, Awaited, EndCause, Endpoint, Flow, Input, Session,
+        Address, Awaited, EndCause, Endpoint, Flow, Input, Session, Standing,
         detect::{self, Detection, Opening},
     },
     span::Kind,
@@ -21,6 +21,13 @@ const ETIMEDOUT: u32 = 110;
 /// A broken connection may still hand bytes to its program that arrived before it broke; they are
 /// waited for this long.
 const ABORT_GRACE_NS: u64 = 1_000_000_000;
+
+/// The record that tells of a connection's end is on its way for a few milliseconds when the
+/// kernel side has forgotten the connection already; more under load.
+const MISSING_GRACE_NS: u64 = 1_000_000_000;
+
+/// Inputs kept at most while the protocol is not known; most are known after the first.
+const KEPT: usize = 1_024;
 
 /// One input in owned form, kept until the protocol is known.
 #[derive(Debug)]
@@ -55,12 +62,20 @@ pub struct Connection {
     pub last_ns: u64,
     role: Role,
     complete: bool,
+    /// A session lost track: the next one begins as on a connection older than the agent.
+    has_lost_track: bool,
     unix_path: Option<String>,
     inbound: Stream,
     outbound: Stream,
     understanding: Understanding,
     remote_closed_first: bool,
-    ended: [bool; 2],
+    /// How its end began was seen: which side closed first, or that it broke.
+    closing_seen: bool,
+    first_ns: u64,
+    /// How and when inbound and outbound ended.
+    ended: [Option<(EndCause, u64)>; 2],
+    /// Since when the kernel side does not know it any more.
+    missing_ns: Option<u64>,
     aborted: Option<(EndCause, u64)>,
     observations: VecDeque<Observation>,
 }
@@ -74,12 +89,16 @@ impl Connection {
             last_ns: now_ns,
             role,
             complete: false,
+            has_lost_track: false,
             unix_path: None,
             inbound: Stream::default(),
             outbound: Stream::default(),
             understanding: Understanding::Undecided(Undecided::default()),
             remote_closed_first: false,
-            ended: [false; 2],
+            closing_seen: false,
+            first_ns: now_ns,
+            ended: [None; 2],
+            missing_ns: None,
             aborted: None,
             observations: VecDeque::new(),
         }
@@ -93,6 +112,11 @@ impl Connection {
     /// What was learned, oldest first. Call until `None` after each `handle_*`.
     pub fn poll(&mut self) -> Option<Observation> {
         self.observations.pop_front()
+    }
+
+    /// Whether it was seen from its first byte on.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// Which end we are, where it is known.
@@ -149,13 +173,12 @@ impl Connection {
             self.end(data.direction, EndCause::Closed, time_ns);
             return;
         }
-        if data.turn_start {
-            self.catch_up(data.direction.opposite(), &data.other_flow, Some(origin));
-        }
+        // Also within a turn: the record that began it may have been lost.
+        self.catch_up(data.direction.opposite(), &data.other_flow, Some(origin));
         self.handle_bytes(data, origin);
         let uncaptured = u64::from(data.original_length).saturating_sub(data.bytes.len() as u64);
         if uncaptured > 0 {
-            let end = data.position + u64::from(data.original_length);
+            let end = data.position.saturating_add(u64::from(data.original_length));
             let flowed = DirectionState { position: end, last_ns: time_ns, tail: data.tail };
             self.catch_up(data.direction, &flowed, Some(origin));
         }
@@ -181,13 +204,11 @@ impl Connection {
         if bytes.is_empty() {
             return;
         }
-        let skipped = (data.bytes.len() - bytes.len()) as u64;
-        let origin = Origin {
-            position: origin.position + skipped,
-            tcp_sequence: origin.sequence_at(origin.position + skipped),
-            ..origin
-        };
-        self.feed_bytes(bytes, data.turn_start, origin);
+        let known = (data.bytes.len() - bytes.len()) as u64;
+        let position = origin.position.saturating_add(known);
+        let tcp_sequence = origin.sequence_at(position);
+        let origin = Origin { position, tcp_sequence, ..origin };
+        self.feed_bytes(bytes, data.turn_start && known == 0, origin);
     }
 
     /// A step towards the end, with all that flowed.
@@ -200,6 +221,7 @@ impl Connection {
     ) {
         self.last_ns = self.last_ns.max(time_ns);
         self.handle_counts(flowed);
+        self.closing_seen |= step != ClosingStep::Destroyed;
         match step {
             ClosingStep::RemoteClosed => self.remote_closed_first = true,
             ClosingStep::LocalClosed => self.end(Direction::Outbound, EndCause::Closed, time_ns),
@@ -215,8 +237,15 @@ impl Connection {
         }
     }
 
+    /// Whether records that were lost at `lost_ns` may have told how its end began.
+    pub fn may_have_closed_unseen(&self, lost_ns: u64) -> bool {
+        !self.closing_seen && self.first_ns <= lost_ns
+    }
+
     /// How far both directions have come, `[inbound, outbound]`, from the kernel's own counts.
     pub fn handle_counts(&mut self, [inbound, outbound]: [&DirectionState; 2]) {
+        self.missing_ns = None;
+        self.last_ns = self.last_ns.max(inbound.last_ns).max(outbound.last_ns);
         // The direction that moved first is told first.
         if inbound.last_ns <= outbound.last_ns {
             self.catch_up(Direction::Inbound, inbound, None);
@@ -236,14 +265,58 @@ impl Connection {
         }
     }
 
+    /// The kernel side does not know the connection. Its last record may still be on its way:
+    /// returns whether that was waited for long enough.
+    pub fn handle_missing(&mut self, now_ns: u64) -> bool {
+        let since_ns = *self.missing_ns.get_or_insert(now_ns);
+        now_ns.saturating_sub(since_ns) > MISSING_GRACE_NS
+    }
+
     /// Whether it broke and is yet to be given up.
     pub fn is_breaking(&self) -> bool {
-        self.aborted.is_some() && self.ended != [true; 2]
+        self.aborted.is_some() && self.ended.iter().any(Option::is_none)
     }
 
     /// The connection is no longer watched, whatever becomes of it.
     pub fn handle_lost(&mut self, now_ns: u64) {
-        self.end_both(EndCause::Unobserved, now_ns);
+        let (cause, at_ns) = self.aborted.unwrap_or((EndCause::Unobserved, now_ns));
+        self.end_both(cause, at_ns);
+    }
+
+    /// Whether what comes under this identity is another connection: identities are addresses on
+    /// some kernels, and their reuse may go unannounced.
+    pub fn is_replaced_by(&self, data: &Data<'_>) -> bool {
+        let has_flowed = self.inbound.position() > 0 || self.outbound.position() > 0;
+        // A connection is counted from its first byte or it is not, and counts do not go back.
+        let starts_over = has_flowed
+            && data.turn_start
+            && !data.end_of_stream
+            && data.position == 0
+            && data.other_flow.position == 0;
+        starts_over || (self.complete && !data.complete) || self.is_elsewhere(data.endpoints)
+    }
+
+    /// Whether these are the endpoints of another connection. What is not known yet differs from
+    /// nothing: a port is chosen after the connection was announced.
+    pub fn is_elsewhere(&self, endpoints: Endpoints) -> bool {
+        match (self.endpoints, endpoints) {
+            (
+                Endpoints::Inet { local: (_, port), remote, .. },
+                Endpoints::Inet { local: (_, other_port), remote: other_remote, .. },
+            ) => {
+                let has_ports = port != 0 && other_port != 0;
+                let has_remotes = remote.1 != 0 && other_remote.1 != 0;
+                (has_ports && port != other_port) || (has_remotes && remote != other_remote)
+            }
+            (
+                Endpoints::Unix { local, remote },
+                Endpoints::Unix { local: other_local, remote: other_remote },
+            ) => {
+                let differs = |one, other| one != 0 && other != 0 && one != other;
+                differs(local, other_local) || differs(remote, other_remote)
+            }
+            _ => true,
+        }
     }
 
     fn end_both(&mut self, cause: EndCause, at_ns: u64) {
@@ -263,9 +336,14 @@ impl Connection {
             Direction::Inbound => inbound,
             Direction::Outbound => outbound,
         };
-        if std::mem::replace(ended, true) {
+        if ended.is_some() {
             return;
         }
+        *ended = Some((cause, time_ns));
+        self.tell_end(direction, cause, time_ns);
+    }
+
+    fn tell_end(&mut self, direction: Direction, cause: EndCause, time_ns: u64) {
         if let Understanding::Speaks { session, kind } = &mut self.understanding {
             session.handle(flow(*kind, direction), Input::End { cause, time_ns });
             self.collect(None);
@@ -290,18 +368,38 @@ impl Connection {
         }
     }
 
+    /// Nothing that comes after the end of a direction is told: it has nothing to end it.
+    fn has_ended(&self, direction: Direction) -> bool {
+        let [inbound, outbound] = &self.ended;
+        match direction {
+            Direction::Inbound => inbound.is_some(),
+            Direction::Outbound => outbound.is_some(),
+        }
+    }
+
     fn feed_skipped(&mut self, skipped: Kept) {
+        if self.has_ended(skipped.direction()) {
+            return;
+        }
         match &mut self.understanding {
             Understanding::Speaks { session, kind } => {
                 hand_over(session.as_mut(), *kind, &skipped);
                 self.collect(None);
             }
-            Understanding::Undecided(undecided) => undecided.kept.push(skipped),
+            Understanding::Undecided(undecided) => {
+                undecided.kept.push(skipped);
+                if undecided.kept.len() > KEPT {
+                    self.understanding = Understanding::Opaque;
+                }
+            }
             Understanding::Opaque => {}
         }
     }
 
     fn feed_bytes(&mut self, data: &[u8], turn_start: bool, origin: Origin) {
+        if self.has_ended(origin.direction) {
+            return;
+        }
         match &mut self.understanding {
             Understanding::Opaque => {}
             Understanding::Speaks { session, kind } => {
@@ -321,7 +419,7 @@ impl Connection {
     /// Adds bytes to what is known of the beginning, and asks what it is.
     fn decide(&mut self, data: &[u8], turn_start: bool, origin: Origin) {
         let kind = self.kind();
-        let complete = self.complete;
+        let complete = self.complete && !self.has_lost_track;
         let Understanding::Undecided(undecided) = &mut self.understanding else { return };
         undecided.add(data, turn_start, origin, complete);
         let opening = Opening {
@@ -333,6 +431,7 @@ impl Connection {
         match detect::detect(opening) {
             Detection::Found { protocol, kind } => {
                 let kept = std::mem::take(&mut undecided.kept);
+                // It stays what it is when the session is over.
                 self.role = match kind {
                     Kind::Server => Role::Server,
                     Kind::Client => Role::Client,
@@ -342,11 +441,22 @@ impl Connection {
                     kind,
                 };
                 self.replay(kept, kind);
+                self.tell_ends();
             }
             Detection::Undecided if undecided.is_worth_more() => {}
             Detection::Unrecognised if !complete && undecided.turns < detect::TURNS => {}
             Detection::Undecided | Detection::Unrecognised => {
                 self.understanding = Understanding::Opaque;
+            }
+        }
+    }
+
+    /// Tells a new session what ended before it was known to be one.
+    fn tell_ends(&mut self) {
+        for (direction, ended) in [Direction::Inbound, Direction::Outbound].into_iter().zip(self.ended)
+        {
+            if let Some((cause, time_ns)) = ended {
+                self.tell_end(direction, cause, time_ns);
             }
         }
     }
@@ -368,8 +478,13 @@ impl Connection {
         while let Some(progress) = session.poll() {
             self.observations.push_back(Observation { progress, origin });
         }
-        if session.is_over() {
-            self.understanding = Understanding::Opaque;
+        match session.standing() {
+            Standing::Going => {}
+            Standing::Lost => {
+                self.has_lost_track = true;
+                self.understanding = Understanding::Undecided(Undecided::default());
+            }
+            Standing::Over => self.understanding = Understanding::Opaque,
         }
     }
 
@@ -388,7 +503,7 @@ impl Connection {
                 }
             }
         };
-        Endpoint { kind, local, peer, complete: self.complete }
+        Endpoint { kind, local, peer, complete: self.complete && !self.has_lost_track }
     }
 }
 
@@ -417,6 +532,7 @@ impl Undecided {
         self.inbound.len() < detect::LIMIT
             && self.outbound.len() < detect::LIMIT
             && self.turns < detect::TURNS
+            && self.kept.len() < KEPT
     }
 }
 
@@ -459,3 +575,6 @@ const fn flow(kind: Kind, direction: Direction) -> Flow {
         (Kind::Server, Direction::Outbound) | (Kind::Client, Direction::Inbound) => Flow::Response,
     }
 }
+
+#[cfg(test)]
+mod tests;

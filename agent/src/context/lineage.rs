@@ -22,6 +22,15 @@ pub enum Discipline {
     Unknown,
 }
 
+/// Whether a client connection carried requests before this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// The first one: whoever opened the connection sends it, however long that took.
+    First,
+    /// It was kept, or is older than the agent.
+    Later,
+}
+
 /// What a blocking thread reads from.
 #[derive(Clone, Copy, Debug)]
 struct Blocking {
@@ -31,13 +40,27 @@ struct Blocking {
     interleaved: bool,
 }
 
+/// An unanswered request, and the thread that read it.
+#[derive(Clone, Copy, Debug)]
+struct Read<E> {
+    exchange: E,
+    unit: Unit,
+}
+
+/// Blocking threads remembered at most. Only those seen to interleave outlive their connections;
+/// a thread beyond the bound is no evidence.
+const BLOCKING_THREADS: usize = 65_536;
+
 /// Per-thread and per-connection state; `E` names an exchange.
 #[derive(Debug)]
 pub struct Lineage<E> {
     /// Unanswered requests of each server connection, oldest first: pipelined ones are worked on
     /// in order.
-    open: FxHashMap<ConnectionId, VecDeque<E>>,
+    open: FxHashMap<ConnectionId, VecDeque<Read<E>>>,
     blocking: FxHashMap<Unit, Blocking>,
+    /// The blocking thread that read from a connection last; its entry in `blocking` goes with
+    /// the connection, because the end of a single thread is not told.
+    readers: FxHashMap<ConnectionId, Unit>,
     /// What each nginx worker works for now.
     current: FxHashMap<Unit, E>,
     /// Who opened a client connection that has not carried a request yet.
@@ -49,6 +72,7 @@ impl<E> Default for Lineage<E> {
         Self {
             open: FxHashMap::default(),
             blocking: FxHashMap::default(),
+            readers: FxHashMap::default(),
             current: FxHashMap::default(),
             openers: FxHashMap::default(),
         }
@@ -64,16 +88,9 @@ impl<E: Copy + PartialEq> Lineage<E> {
         exchange: E,
         discipline: Discipline,
     ) {
-        self.open.entry(connection).or_default().push_back(exchange);
+        self.open.entry(connection).or_default().push_back(Read { exchange, unit });
         match discipline {
-            Discipline::Blocking => {
-                let before = self.blocking.get(&unit);
-                let interleaved = before.is_some_and(|before| {
-                    before.interleaved
-                        || (before.connection != connection && self.oldest(before.connection).is_some())
-                });
-                self.blocking.insert(unit, Blocking { connection, interleaved });
-            }
+            Discipline::Blocking => self.note_blocking(unit, connection),
             Discipline::Loop => {
                 if let Some(oldest) = self.oldest(connection) {
                     self.current.insert(unit, oldest);
@@ -87,9 +104,62 @@ impl<E: Copy + PartialEq> Lineage<E> {
         }
     }
 
+    fn note_blocking(&mut self, unit: Unit, connection: ConnectionId) {
+        let before = self.blocking.get(&unit);
+        if before.is_none() && self.blocking.len() >= BLOCKING_THREADS {
+            return;
+        }
+        let interleaved = before.is_some_and(|before| {
+            before.interleaved
+                || (before.connection != connection
+                    && self.oldest_of(unit, before.connection).is_some())
+        });
+        let left = before.map(|before| before.connection).filter(|before| *before != connection);
+        if let Some(left) = left
+            && self.readers.get(&left) == Some(&unit)
+        {
+            self.readers.remove(&left);
+        }
+        self.blocking.insert(unit, Blocking { connection, interleaved });
+        if let Some(other) = self.readers.insert(connection, unit).filter(|other| *other != unit) {
+            self.forget_reader(other, connection);
+        }
+    }
+
+    /// A thread that reads from this connection no more. That it interleaved stays known.
+    fn forget_reader(&mut self, unit: Unit, connection: ConnectionId) {
+        let is_over = self.blocking.get(&unit).is_some_and(|blocking| {
+            blocking.connection == connection
+                && !blocking.interleaved
+                && self.oldest_of(unit, connection).is_none()
+        });
+        if is_over {
+            self.blocking.remove(&unit);
+        }
+    }
+
     /// The oldest unanswered request of a server connection.
     pub fn oldest(&self, connection: ConnectionId) -> Option<E> {
+        self.front(connection).map(|read| read.exchange)
+    }
+
+    /// As [`Self::oldest`], when this thread read it: pools hand connections from one thread to
+    /// the next.
+    fn oldest_of(&self, unit: Unit, connection: ConnectionId) -> Option<E> {
+        self.front(connection).filter(|read| read.unit == unit).map(|read| read.exchange)
+    }
+
+    fn front(&self, connection: ConnectionId) -> Option<Read<E>> {
         self.open.get(&connection).and_then(|open| open.front().copied())
+    }
+
+    /// Whether nothing is remembered of any connection, and of no thread that could be forgotten.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+            && self.readers.is_empty()
+            && self.openers.is_empty()
+            && self.blocking.values().all(|blocking| blocking.interleaved)
     }
 
     /// An nginx worker read something that belongs to `exchange`; `None`: to no request.
@@ -114,20 +184,24 @@ impl<E: Copy + PartialEq> Lineage<E> {
         unit: Unit,
         connection: ConnectionId,
         discipline: Discipline,
+        usage: Use,
     ) -> Option<E> {
         if discipline == Discipline::Loop {
             let opener = self.openers.remove(&connection);
-            return opener.or_else(|| self.current.get(&unit).copied());
+            return match usage {
+                Use::First => opener,
+                Use::Later => opener.or_else(|| self.current.get(&unit).copied()),
+            };
         }
         let blocking = self.blocking.get(&unit).filter(|blocking| !blocking.interleaved)?;
-        self.oldest(blocking.connection)
+        self.oldest_of(unit, blocking.connection)
     }
 
     /// The exchange was answered: nobody works for it any more. A pipelined request behind it is
     /// worked on next.
     pub fn handle_answered(&mut self, exchange: E, unit: Unit, connection: ConnectionId) {
         if let Some(open) = self.open.get_mut(&connection) {
-            open.retain(|other| *other != exchange);
+            open.retain(|other| other.exchange != exchange);
             if open.is_empty() {
                 self.open.remove(&connection);
             }
@@ -141,12 +215,25 @@ impl<E: Copy + PartialEq> Lineage<E> {
     pub fn handle_connection_end(&mut self, connection: ConnectionId) {
         self.openers.remove(&connection);
         self.open.remove(&connection);
+        if let Some(unit) = self.readers.remove(&connection) {
+            self.forget_reader(unit, connection);
+        }
+    }
+
+    /// Records were lost, of any thread: what each works for is not known until it reads again.
+    /// That a thread interleaved stays known.
+    pub fn handle_loss(&mut self) {
+        self.blocking.retain(|_, blocking| blocking.interleaved);
+        self.readers.clear();
+        self.current.clear();
+        self.openers.clear();
     }
 
     /// The process ended, and its threads with it.
     pub fn handle_exit(&mut self, is_of_process: impl Fn(Unit) -> bool) {
         self.blocking.retain(|unit, _| !is_of_process(*unit));
         self.current.retain(|unit, _| !is_of_process(*unit));
+        self.readers.retain(|_, unit| !is_of_process(*unit));
     }
 }
 
@@ -164,9 +251,9 @@ mod tests {
     fn a_blocking_thread_works_for_what_it_read_until_it_answered() {
         let mut lineage = Lineage::default();
         lineage.handle_request(UNIT, A, 1, Discipline::Blocking);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown), Some(1));
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), Some(1));
         lineage.handle_answered(1, UNIT, A);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown), None);
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
     }
 
     /// Scenario: a thread reads a second request before it answered the first. Guarantee: it is
@@ -176,11 +263,11 @@ mod tests {
         let mut lineage = Lineage::default();
         lineage.handle_request(UNIT, A, 1, Discipline::Blocking);
         lineage.handle_request(UNIT, B, 2, Discipline::Blocking);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown), None);
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
         lineage.handle_answered(1, UNIT, A);
         lineage.handle_answered(2, UNIT, B);
         lineage.handle_request(UNIT, A, 3, Discipline::Blocking);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown), None);
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
     }
 
     /// Scenario: two requests arrive in one read. Guarantee: calls belong to the first until it is
@@ -191,17 +278,69 @@ mod tests {
             let mut lineage = Lineage::default();
             lineage.handle_request(UNIT, A, 1, discipline);
             lineage.handle_request(UNIT, A, 2, discipline);
-            assert_eq!(lineage.caller(UNIT, CALL, discipline), Some(1));
+            assert_eq!(lineage.caller(UNIT, CALL, discipline, Use::Later), Some(1));
             lineage.handle_answered(1, UNIT, A);
-            assert_eq!(lineage.caller(UNIT, CALL, discipline), Some(2));
+            assert_eq!(lineage.caller(UNIT, CALL, discipline, Use::Later), Some(2));
         }
+    }
+
+    /// Scenario: a pool hands a kept connection from one thread to another. Guarantee: the first
+    /// thread's calls do not belong to the request that the second one read, and the second one
+    /// is evidence for it.
+    #[test]
+    fn a_connection_handed_on_is_the_work_of_who_read() {
+        let other = Unit { thread_id: 3, ..UNIT };
+        let mut lineage = Lineage::default();
+        lineage.handle_request(UNIT, A, 1, Discipline::Blocking);
+        lineage.handle_answered(1, UNIT, A);
+        lineage.handle_request(other, A, 2, Discipline::Blocking);
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
+        assert_eq!(lineage.caller(other, CALL, Discipline::Unknown, Use::Later), Some(2));
+        // The first thread did not interleave by reading elsewhere meanwhile.
+        lineage.handle_request(UNIT, B, 3, Discipline::Blocking);
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), Some(3));
+    }
+
+    /// Scenario: a server starts a thread for each connection, and the agent is not told of the
+    /// end of single threads. Guarantee: nothing remains of them.
+    #[test]
+    fn threads_are_forgotten_with_their_connections() {
+        let mut lineage = Lineage::default();
+        for number in 0..100_u32 {
+            let unit = Unit { thread_id: 100 + number, ..UNIT };
+            let connection = ConnectionId(number.into());
+            lineage.handle_request(unit, connection, number, Discipline::Blocking);
+            if number % 2 == 0 {
+                lineage.handle_answered(number, unit, connection);
+            }
+            lineage.handle_connection_end(connection);
+        }
+        assert!(lineage.is_empty(), "{lineage:?}");
+        assert!(lineage.blocking.is_empty(), "{lineage:?}");
+    }
+
+    /// Scenario: nginx gives up on an upstream by a timer and tries the next one. Guarantee: the
+    /// second try belongs to the same request, though another request was read in between.
+    #[test]
+    fn a_retry_of_a_loop_belongs_to_who_was_given_up_for() {
+        let mut lineage = Lineage::default();
+        lineage.handle_request(UNIT, A, 1, Discipline::Loop);
+        lineage.handle_connect(UNIT, CALL);
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later), Some(1));
+        lineage.handle_request(UNIT, B, 2, Discipline::Loop);
+        // As the engine does when the first upstream connection is closed.
+        lineage.handle_loop_read(UNIT, Some(1));
+        let retry = ConnectionId(21);
+        lineage.handle_connect(UNIT, retry);
+        lineage.handle_loop_read(UNIT, Some(2));
+        assert_eq!(lineage.caller(UNIT, retry, Discipline::Loop, Use::Later), Some(1));
     }
 
     #[test]
     fn a_non_blocking_server_thread_proves_nothing() {
         let mut lineage = Lineage::default();
         lineage.handle_request(UNIT, A, 1, Discipline::Unknown);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown), None);
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
     }
 
     /// Scenario: nginx reads request 1, opens a connection for it, reads request 2, then sends
@@ -212,9 +351,9 @@ mod tests {
         lineage.handle_request(UNIT, A, 1, Discipline::Loop);
         lineage.handle_connect(UNIT, CALL);
         lineage.handle_request(UNIT, B, 2, Discipline::Loop);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Loop), Some(1));
-        assert_eq!(lineage.caller(UNIT, ConnectionId(21), Discipline::Loop), Some(2));
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later), Some(1));
+        assert_eq!(lineage.caller(UNIT, ConnectionId(21), Discipline::Loop, Use::Later), Some(2));
         lineage.handle_loop_read(UNIT, Some(1));
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Loop), Some(1));
+        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later), Some(1));
     }
 }

@@ -171,7 +171,7 @@ impl<T> Stitcher<T> {
             && self.clients.contains_key(&wire)
         {
             let linger_ns = if node.is_answered { HOLD_NS } else { WIRE_LINGER_NS };
-            self.expiry.push(Reverse((end_ns + linger_ns, key)));
+            self.expiry.push(Reverse((end_ns.saturating_add(linger_ns), key)));
         }
         let settled_ns = self.settled_ns(key);
         self.waiting.push(Reverse((settled_ns, key)));
@@ -246,7 +246,7 @@ impl<T> Stitcher<T> {
                 None => {
                     self.servers.insert(wire, key);
                     let start_ns = self.nodes.get(key).map_or(0, |node| node.start_ns);
-                    self.expiry.push(Reverse((start_ns + HOLD_NS, key)));
+                    self.expiry.push(Reverse((start_ns.saturating_add(HOLD_NS), key)));
                 }
             },
         }
@@ -257,15 +257,29 @@ impl<T> Stitcher<T> {
             return;
         };
         // One byte cannot be read before it was sent, nor long after the sender gave up.
-        let is_possible = from.start_ns <= to.start_ns + WIRE_SLACK_NS
-            && from.end_ns.is_none_or(|end_ns| to.start_ns <= end_ns + WIRE_LINGER_NS);
-        if !is_possible || to.identity.is_some() {
+        let is_possible = from.start_ns <= to.start_ns.saturating_add(WIRE_SLACK_NS)
+            && from.end_ns.is_none_or(|end_ns| to.start_ns <= end_ns.saturating_add(WIRE_LINGER_NS));
+        if !is_possible || to.identity.is_some() || self.is_below(client, server) {
             return;
         }
         self.adopt(client);
         if let Some(node) = self.nodes.get_mut(server) {
             node.caller = Some((client, Evidence::LocalWire));
         }
+    }
+
+    /// Whether `above` is among the callers of `key`: a request that comes of itself is none.
+    fn is_below(&self, mut key: NodeKey, above: NodeKey) -> bool {
+        for _ in 0..DEPTH {
+            if key == above {
+                return true;
+            }
+            let Some((caller, _)) = self.nodes.get(key).and_then(|node| node.caller) else {
+                return false;
+            };
+            key = caller;
+        }
+        true
     }
 
     /// When a node's place is final: when every server above it has met its client or waited long
@@ -278,7 +292,7 @@ impl<T> Stitcher<T> {
             }
             match (node.caller, node.kind) {
                 (Some((caller, _)), _) => key = caller,
-                (None, Kind::Server) if node.wire.is_some() => return node.start_ns + HOLD_NS,
+                (None, Kind::Server) if node.wire.is_some() => return node.start_ns.saturating_add(HOLD_NS),
                 (None, _) => return 0,
             }
         }
@@ -464,3 +478,6 @@ fn root(span_id: SpanId, ids: &mut IdGenerator) -> Identity {
         remote_flags: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

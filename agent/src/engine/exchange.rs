@@ -7,7 +7,7 @@ use crate::{
     connection::Origin,
     context::{
         Evidence, Stitcher,
-        lineage::{Discipline, Lineage},
+        lineage::{Discipline, Lineage, Use},
         propagation,
         stitch::{Beginning, NodeKey, WireKey},
     },
@@ -59,7 +59,14 @@ impl Exchanges {
                 let unit = origin.map_or(connection.unit, |origin| origin.unit);
                 let wire = origin.and_then(|origin| wire_key(connection, origin, position));
                 let caller = match connection.kind {
-                    Kind::Client => self.caller(connection.id, unit, discipline, stitcher),
+                    Kind::Client => {
+                        let usage = if connection.complete && position == 0 {
+                            Use::First
+                        } else {
+                            Use::Later
+                        };
+                        self.caller(connection.id, unit, discipline, usage, stitcher)
+                    }
                     Kind::Server => None,
                 };
                 let kind = connection.kind;
@@ -102,6 +109,12 @@ impl Exchanges {
         }
     }
 
+    /// Records were lost: who works for whom is known again from the next read on.
+    pub(super) fn handle_loss(&mut self) {
+        self.latest.clear();
+        self.lineage.handle_loss();
+    }
+
     /// The call an event loop waits for on a client connection.
     pub(super) fn open_on(&self, connection: ConnectionId) -> Option<NodeKey> {
         self.latest.get(&connection).copied()
@@ -112,12 +125,13 @@ impl Exchanges {
         connection: ConnectionId,
         unit: Unit,
         discipline: Discipline,
+        usage: Use,
         stitcher: &Stitcher<Finished>,
     ) -> Option<(NodeKey, Evidence)> {
         let evidence =
             if discipline == Discipline::Loop { Evidence::Loop } else { Evidence::Thread };
         self.lineage
-            .caller(unit, connection, discipline)
+            .caller(unit, connection, discipline, usage)
             .filter(|caller| stitcher.is_open(*caller))
             .map(|caller| (caller, evidence))
     }

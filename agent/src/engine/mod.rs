@@ -6,6 +6,7 @@
 //! 3. [`Engine::take_spans`].
 
 mod exchange;
+pub mod replay;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -60,7 +61,7 @@ pub enum Command {
     /// it is gone.
     ReadProcess(ProcessId),
     /// A process replaced its program, or began to listen while not traced: it may be one that the
-    /// user chose. Answer with [`Engine::handle_selected`] or [`Engine::handle_rejected`].
+    /// user chose. Answer with [`Engine::handle_process`] or [`Engine::handle_rejected`].
     Consider(ProcessId),
 }
 
@@ -77,6 +78,9 @@ pub struct Engine {
     /// Processes that were traced only provisionally, and when that ended.
     rejected: FxHashMap<ProcessId, u64>,
     spans: Vec<Span>,
+    /// Time of the last record, and of the last one before records were lost.
+    latest_ns: u64,
+    lost_ns: Option<u64>,
 }
 
 impl Engine {
@@ -93,6 +97,8 @@ impl Engine {
             commands: VecDeque::new(),
             rejected: FxHashMap::default(),
             spans: Vec::new(),
+            latest_ns: 0,
+            lost_ns: None,
         }
     }
 
@@ -112,14 +118,21 @@ impl Engine {
             }
         };
         let now_ns = event.timestamp_ns;
+        self.latest_ns = self.latest_ns.max(now_ns);
         match event.kind {
             EventKind::Data(data) => self.handle_data(&data, now_ns),
             EventKind::Opened { unit, connection, endpoints, role, unix_path } => {
+                // Nothing of a TCP connection comes before the call that began it.
+                let is_reused = self.connections.get(connection).is_some_and(|before| {
+                    role == Role::Client || before.is_elsewhere(endpoints)
+                });
+                if is_reused {
+                    self.end_connection(connection, now_ns);
+                }
                 let opened =
                     self.connections.get_or_insert(connection, unit, endpoints, role, now_ns);
-                if let Some(opened) = opened {
-                    opened.set_unix_path(unix_path);
-                }
+                let Some(opened) = opened else { return };
+                opened.set_unix_path(unix_path);
                 if role == Role::Client && self.is_nginx(unit.process) {
                     self.exchanges.lineage.handle_connect(unit, connection);
                 }
@@ -152,8 +165,17 @@ impl Engine {
         }
     }
 
-    /// A process that runs already, or the answer to [`Command::ReadProcess`].
+    /// Records may be missing between those before and those after this call. What a thread works
+    /// for is proven by an unbroken sequence of reads and writes only.
+    pub fn handle_loss(&mut self) {
+        self.lost_ns = Some(self.latest_ns);
+        self.exchanges.handle_loss();
+    }
+
+    /// A process that runs already, or the answer to [`Command::ReadProcess`] or
+    /// [`Command::Consider`].
     pub fn handle_process(&mut self, process: Process) {
+        self.rejected.remove(&process.id);
         if self.processes.facts(process.id).is_some() {
             self.processes.handle_read(process);
         } else {
@@ -179,14 +201,12 @@ impl Engine {
                     self.connections.update_ask(id, now_ns);
                 }
             }
-            None => self.end_connection(id, now_ns),
+            None => {
+                if connection.handle_missing(now_ns) {
+                    self.end_connection(id, now_ns);
+                }
+            }
         }
-    }
-
-    /// A process that turned out to be one the user chose.
-    pub fn handle_selected(&mut self, process: Process) {
-        self.rejected.remove(&process.id);
-        self.handle_process(process);
     }
 
     /// A process was traced only until it was decided whether the user chose it: not so. Spans of
@@ -238,6 +258,9 @@ impl Engine {
 
     fn handle_data(&mut self, data: &Data<'_>, now_ns: u64) {
         let (id, unit) = (data.connection, data.unit);
+        if self.connections.get(id).is_some_and(|known| known.is_replaced_by(data)) {
+            self.end_connection(id, now_ns);
+        }
         let before = self.connections.len();
         let connection =
             self.connections.get_or_insert(id, unit, data.endpoints, data.role, now_ns);
@@ -282,6 +305,14 @@ impl Engine {
             self.handle_loop_gives_up(id, unit);
         }
         let Some(connection) = self.connections.get(id) else { return };
+        if step == ClosingStep::Destroyed
+            && self.lost_ns.is_some_and(|lost_ns| connection.may_have_closed_unseen(lost_ns))
+        {
+            // Which side closed first decides whose failure it is.
+            connection.handle_counts(flowed);
+            self.end_connection(id, now_ns);
+            return;
+        }
         connection.handle_closing(step, error, flowed, now_ns);
         self.observe(id);
         if step == ClosingStep::Destroyed {
@@ -319,10 +350,7 @@ impl Engine {
     /// Takes what a connection's session learned.
     fn observe(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
-        let Some(first) = connection.poll() else { return };
         let facts = ConnectionFacts::of(id, connection);
-        let mut observations = vec![first];
-        observations.extend(std::iter::from_fn(|| connection.poll()));
         let discipline = |origin: Option<&connection::Origin>| match origin {
             _ if self.processes.facts(facts.unit.process).map(Facts::runtime)
                 == Some(Runtime::Nginx) =>
@@ -332,7 +360,7 @@ impl Engine {
             Some(origin) if !origin.non_blocking => Discipline::Blocking,
             _ => Discipline::Unknown,
         };
-        for Observation { progress, origin } in observations {
+        while let Some(Observation { progress, origin }) = connection.poll() {
             let discipline = discipline(origin.as_ref());
             self.exchanges.handle(
                 &facts,
@@ -408,6 +436,8 @@ struct ConnectionFacts {
     unit: Unit,
     kind: Kind,
     endpoints: crate::event::Endpoints,
+    /// It was seen from its first byte on.
+    complete: bool,
 }
 
 impl ConnectionFacts {
@@ -418,6 +448,7 @@ impl ConnectionFacts {
             // Only a connection whose kind is known has a session to learn from.
             kind: connection.kind().unwrap_or(Kind::Server),
             endpoints: connection.endpoints,
+            complete: connection.is_complete(),
         }
     }
 }

@@ -73,12 +73,11 @@ impl Drops {
 
     /// Totals of all CPUs since the start, by reason.
     pub fn totals(&self) -> Vec<(DropReason, u64)> {
-        DropReason::ALL
-            .iter()
-            .map(|reason| {
-                let cpus = self.map.get(&(*reason as u32), 0);
-                (*reason, cpus.map_or(0, |cpus| cpus.iter().sum()))
-            })
-            .collect()
+        DropReason::ALL.iter().map(|reason| (*reason, self.total(*reason))).collect()
+    }
+
+    /// Total of all CPUs since the start.
+    pub fn total(&self, reason: DropReason) -> u64 {
+        self.map.get(&(reason as u32), 0).map_or(0, |cpus| cpus.iter().sum())
     }
 }

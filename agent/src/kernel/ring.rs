@@ -15,12 +15,24 @@ pub struct Ring {
     ring: RingBuf<MapData>,
 }
 
+/// Whether records may be missing before, among or right after those of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Completeness {
+    #[default]
+    Whole,
+    Holed,
+}
+
 /// Records copied out of the ring, one after the other; each begins with its header, whose
 /// `length` says where the next one begins. All are padded to 8 bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub bytes: Vec<u8>,
     pub records: u64,
+    /// `CLOCK_BOOTTIME` in nanoseconds before which every record written is in this batch or in
+    /// an earlier one; 0 when there may be more.
+    pub drained_ns: u64,
+    pub completeness: Completeness,
 }
 
 impl Ring {

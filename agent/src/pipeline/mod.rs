@@ -14,6 +14,7 @@
 //! | processes selected; COMMAND let go; ready file | kernel side detached; summary |
 #![expect(clippy::disallowed_methods, reason = "edge: threads, clocks and the ready file")]
 
+mod recording;
 mod targets;
 mod threads;
 
@@ -30,7 +31,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use self::{targets::Targets, threads::Threads};
+use self::{recording::Recording, targets::Targets, threads::Threads};
 use crate::{
     check::{Hook, KernelReport, Outcome, system},
     config::{Capture, Config},
@@ -76,6 +77,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     let loaded = kernel::load(&kernel_settings(&config)).map_err(load_failure)?;
     let drops = Arc::new(loaded.drops);
     let targets = Targets::new(config.selection.clone(), procfs.clone(), loaded.processes);
+    let recording = Recording::from_environment(procfs.boot_seconds())?;
     let engine_config = engine::Config {
         host: system::host(),
         sampler: config.sampler.clone(),
@@ -84,9 +86,11 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     };
     let threads = Threads::start(
         loaded.ring,
+        Arc::clone(&drops),
         loaded.connections,
         engine::Engine::new(engine_config, Arc::clone(&metrics)),
         targets,
+        recording,
         sink,
         Arc::clone(&metrics),
     )?;

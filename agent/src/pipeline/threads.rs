@@ -11,19 +11,21 @@ use std::{
     time::Duration,
 };
 
+use agent_common::drop_reason::DropReason;
 use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use super::targets::Targets;
+use super::{recording::Recording, targets::Targets};
 use crate::{
-    engine::{Command, Engine},
-    event::{clock::WallClock, decode},
+    engine::{Command, Engine, replay::Entry},
+    event::{ConnectionId, ProcessId, clock::WallClock, decode},
     export::SpanSink,
     kernel::{
-        maps::Connections,
-        ring::{Batch, Ring},
+        maps::{Connections, Drops},
+        ring::{Batch, Completeness, Ring},
     },
+    process::Process,
     self_metrics::{Counter, Loss, SelfMetrics},
 };
 
@@ -32,8 +34,13 @@ use crate::{
 const BUSY_PAUSE: Duration = Duration::from_millis(4);
 const IDLE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Batches that may wait for the engine: 16 MiB of records at the most.
-const QUEUE_BATCHES: usize = 64;
+/// Batches that may wait for the engine: 4 MiB of records at the most, as much again as the ring
+/// buffer holds.
+const QUEUE_BATCHES: usize = 16;
+
+/// A hook takes its time stamp, then writes its record, then updates the connection's counts: all
+/// within this time, unless its CPU is taken away.
+const ANSWER_SLACK_NS: u64 = 5_000_000;
 
 /// The engine hears of time this often at least.
 const TICK: Duration = Duration::from_millis(10);
@@ -57,15 +64,20 @@ pub(super) struct Threads {
 impl Threads {
     pub(super) fn start(
         ring: Ring,
+        drops: Arc<Drops>,
         connections: Connections,
         engine: Engine,
         targets: Targets,
+        recording: Recording,
         sink: SpanSink,
         metrics: Arc<SelfMetrics>,
     ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, reader_to_engine) = sync_channel(QUEUE_BATCHES);
-        let shell = Shell { engine, connections, targets, sink, metrics: Arc::clone(&metrics) };
+        let shell = {
+            let metrics = Arc::clone(&metrics);
+            Shell { engine, connections, targets, recording, sink, metrics, horizon_ns: 0 }
+        };
         let engine = thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || shell.run(&reader_to_engine))
@@ -74,7 +86,7 @@ impl Threads {
             let (stop, sender) = (Arc::clone(&stop), sender.clone());
             thread::Builder::new()
                 .name("ring-reader".to_owned())
-                .spawn(move || read(ring, &stop, &sender, &metrics))
+                .spawn(move || read(ring, &drops, &stop, &sender, &metrics))
                 .context("cannot start the reader thread")?
         };
         Ok(Self { stop, sender, reader, engine })
@@ -105,30 +117,57 @@ impl Threads {
 }
 
 /// Moves records from the ring buffer to the queue, until it is told to stop and none are left.
-fn read(mut ring: Ring, stop: &AtomicBool, sender: &SyncSender<Message>, metrics: &SelfMetrics) {
+///
+/// Nothing is dropped here: while the queue is full the batch grows, and when that has its full size
+/// the records stay in the ring buffer. What does not fit there is counted on the kernel side.
+fn read(
+    mut ring: Ring,
+    drops: &Drops,
+    stop: &AtomicBool,
+    sender: &SyncSender<Message>,
+    metrics: &SelfMetrics,
+) {
+    let mut lost = 0;
+    let mut batch = Batch::default();
     loop {
         let is_last = stop.load(Ordering::Acquire);
-        let mut batch = Batch::default();
+        let (began_ns, waiting) = (boottime_ns(), batch.records);
         let has_more = ring.drain(&mut batch);
-        let is_idle = batch.records == 0;
-        if !is_idle {
-            metrics.add(Counter::RecordsReceived, batch.records);
-            metrics.add(Counter::RecordBytesReceived, batch.bytes.len() as u64);
-            match sender.try_send(Message::Records(batch)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(Message::Records(batch))) => {
-                    metrics.lose(Loss::ReaderQueueFull, "", batch.records);
+        let is_idle = batch.records == waiting;
+        if !has_more {
+            batch.drained_ns = began_ns;
+        }
+        let lost_before = std::mem::replace(&mut lost, drops.total(DropReason::RingFull));
+        if lost != lost_before {
+            batch.completeness = Completeness::Holed;
+        }
+        let (records, bytes) = (batch.records, batch.bytes.len() as u64);
+        let message = Message::Records(std::mem::take(&mut batch));
+        let sent = if is_last && !has_more {
+            sender.send(message).map_err(|_| TrySendError::Disconnected(()))
+        } else {
+            sender.try_send(message).map_err(|error| match error {
+                TrySendError::Full(Message::Records(unsent)) => {
+                    batch = unsent;
+                    TrySendError::Full(())
                 }
-                Err(_) => return,
+                _ => TrySendError::Disconnected(()),
+            })
+        };
+        match sent {
+            Ok(()) => {
+                metrics.add(Counter::RecordsReceived, records);
+                metrics.add(Counter::RecordBytesReceived, bytes);
             }
+            Err(TrySendError::Full(())) => {}
+            Err(TrySendError::Disconnected(())) => return,
         }
-        if has_more {
-            continue;
-        }
-        if is_last {
+        if is_last && !has_more {
             return;
         }
-        thread::sleep(if is_idle { IDLE_PAUSE } else { BUSY_PAUSE });
+        if !has_more || batch.records > 0 {
+            thread::sleep(if is_idle { IDLE_PAUSE } else { BUSY_PAUSE });
+        }
     }
 }
 
@@ -137,8 +176,11 @@ struct Shell {
     engine: Engine,
     connections: Connections,
     targets: Targets,
+    recording: Recording,
     sink: SpanSink,
     metrics: Arc<SelfMetrics>,
+    /// All records written before this time have been handled.
+    horizon_ns: u64,
 }
 
 impl Shell {
@@ -148,7 +190,9 @@ impl Shell {
             let message = reader_to_engine.recv_timeout(TICK);
             let now_ns = boottime_ns();
             if now_ns >= clock_due_ns {
-                self.engine.handle_clock(WallClock::sampled(boottime_ns(), unix_ns()));
+                let (boottime_ns, unix_ns) = (boottime_ns(), unix_ns());
+                self.recording.add(|| Entry::Clock { boottime_ns, unix_ns });
+                self.engine.handle_clock(WallClock::sampled(boottime_ns, unix_ns));
                 clock_due_ns = now_ns + CLOCK_NS;
             }
             match message {
@@ -163,54 +207,100 @@ impl Shell {
             }
             // Which processes were chosen is decided before any of their spans is made.
             self.answer_commands();
+            self.recording.add(|| Entry::Tick { now_ns });
             self.engine.handle_tick(now_ns);
             self.answer_commands();
             self.hand_out();
         }
-        self.engine.handle_shutdown(boottime_ns());
+        let now_ns = boottime_ns();
+        self.recording.add(|| Entry::Shutdown { now_ns });
+        self.recording.flush();
+        self.engine.handle_shutdown(now_ns);
         self.hand_out();
     }
 
     fn handle_batch(&mut self, batch: &Batch) {
+        let completeness = batch.completeness;
+        self.horizon_ns = self.horizon_ns.max(batch.drained_ns);
+        if batch.records == 0 && completeness == Completeness::Whole {
+            return;
+        }
+        if completeness == Completeness::Whole {
+            self.recording.add(|| Entry::Records(batch.bytes.clone()));
+        }
         let mut rest = batch.bytes.as_slice();
         while let Some(length) = decode::padded_length(rest) {
+            if completeness == Completeness::Holed {
+                // It is not known between which two records others are missing.
+                self.handle_loss();
+                self.recording.add(|| Entry::Records(rest.get(..length).unwrap_or(rest).to_vec()));
+            }
             self.engine.handle_record(rest);
             rest = rest.get(length..).unwrap_or_default();
+        }
+        if completeness == Completeness::Holed {
+            self.handle_loss();
         }
         if !rest.is_empty() {
             self.metrics.lose(Loss::RecordMalformed, "", 1);
         }
     }
 
+    fn handle_loss(&mut self) {
+        self.recording.add(|| Entry::Loss);
+        self.engine.handle_loss();
+    }
+
     fn select(&mut self, command: Option<u32>) -> anyhow::Result<usize> {
         let chosen = self.targets.select_running(command)?;
         let count = chosen.len();
         for process in chosen {
-            self.engine.handle_process(process);
+            self.handle_process(process);
         }
         Ok(count)
+    }
+
+    fn handle_process(&mut self, process: Process) {
+        self.recording.add(|| Entry::Process(process.clone()));
+        self.engine.handle_process(process);
     }
 
     fn answer_commands(&mut self) {
         while let Some(command) = self.engine.poll_command() {
             match command {
-                Command::ReadConnection(id) => {
-                    let state = self.connections.state(id);
-                    self.engine.handle_connection_state(id, state.as_ref(), boottime_ns());
-                }
+                Command::ReadConnection(id) => self.answer_connection(id),
                 Command::ReadProcess(id) => {
                     if let Some(process) = self.targets.read(id) {
-                        self.engine.handle_process(process);
+                        self.handle_process(process);
                     }
                 }
                 Command::Consider(id) => {
                     match self.targets.consider(id, self.engine.facts(id)) {
-                        Some(process) => self.engine.handle_selected(process),
-                        None => self.engine.handle_rejected(id, boottime_ns()),
+                        Some(process) => self.handle_process(process),
+                        None => self.handle_rejected(id),
                     }
                 }
             }
         }
+    }
+
+    fn handle_rejected(&mut self, process: ProcessId) {
+        let now_ns = boottime_ns();
+        self.recording.add(|| Entry::Rejected { process, now_ns });
+        self.engine.handle_rejected(process, now_ns);
+    }
+
+    /// The kernel's counts may be ahead of the records that were read. They are no answer then; the
+    /// engine asks again.
+    fn answer_connection(&mut self, connection: ConnectionId) {
+        let state = self.connections.state(connection);
+        let last_ns = state.map_or(0, |state| state.inbound.last_ns.max(state.outbound.last_ns));
+        if last_ns + ANSWER_SLACK_NS >= self.horizon_ns {
+            return;
+        }
+        let now_ns = boottime_ns();
+        self.recording.add(|| Entry::ConnectionState { connection, now_ns, state });
+        self.engine.handle_connection_state(connection, state.as_ref(), now_ns);
     }
 
     fn hand_out(&mut self) {

@@ -133,9 +133,19 @@ pub trait Session: Send {
     /// `Skipped`. `None` when nothing is awaited.
     fn awaited(&self, flow: Flow) -> Option<Awaited>;
 
-    /// The session has understood that the connection no longer speaks this protocol (CONNECT,
-    /// Upgrade) or never did; no more input is wanted.
-    fn is_over(&self) -> bool;
+    /// Whether more input is wanted.
+    fn standing(&self) -> Standing;
+}
+
+/// Whether a session goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Going,
+    /// Holes left it unsure which message is which. Everything it began is finished; a new session
+    /// may begin with the next turn that looks like the beginning of a message.
+    Lost,
+    /// The connection no longer speaks this protocol (CONNECT, Upgrade), never did, or has ended.
+    Over,
 }
 
 /// What a session waits for in a flow.

@@ -11,7 +11,7 @@ use super::describe::{self, Draft, Outcome};
 use super::message::{Chunk, Found, MessageReader, Stage, Start};
 use super::{OUTSTANDING_LIMIT, parse};
 use crate::protocol::{
-    Awaited, EndCause, Endpoint, ExchangeNumber, Flow, Input, Progress, Session,
+    Awaited, EndCause, Endpoint, ExchangeNumber, Flow, Input, Progress, Session, Standing,
 };
 
 /// `ebpf_agent.unobserved`: no status was seen.
@@ -32,7 +32,7 @@ pub(super) struct Http1 {
     /// The client closed its direction.
     request_flow_closed: bool,
     progress: VecDeque<Progress>,
-    is_over: bool,
+    standing: Standing,
 }
 
 /// What the rules of bodies need of a method (RFC 9112, section 6.3).
@@ -79,7 +79,7 @@ enum RequestState {
 
 impl Session for Http1 {
     fn handle(&mut self, flow: Flow, input: Input<'_>) {
-        if self.is_over {
+        if self.standing != Standing::Going {
             return;
         }
         match input {
@@ -117,7 +117,7 @@ impl Session for Http1 {
 
     /// Only a response holds up an exchange.
     fn awaited(&self, flow: Flow) -> Option<Awaited> {
-        if self.is_over || flow == Flow::Request {
+        if self.standing != Standing::Going || flow == Flow::Request {
             return None;
         }
         let front = self.outstanding.front()?;
@@ -132,8 +132,8 @@ impl Session for Http1 {
         }
     }
 
-    fn is_over(&self) -> bool {
-        self.is_over
+    fn standing(&self) -> Standing {
+        self.standing
     }
 }
 
@@ -156,7 +156,7 @@ impl Http1 {
             current: None,
             request_flow_closed: false,
             progress: VecDeque::new(),
-            is_over: false,
+            standing: Standing::Going,
         }
     }
 
@@ -212,7 +212,7 @@ impl Http1 {
     fn request_bytes(&mut self, mut chunk: Chunk<'_>) {
         self.abandon_unsent_body(&chunk);
         let time_ns = chunk.time_ns;
-        while !self.is_over {
+        while self.standing == Standing::Going {
             let before = chunk.data.len();
             let found = self.requests.next(&mut chunk);
             if chunk.data.len() < before
@@ -252,7 +252,9 @@ impl Http1 {
         let Some(line) = parse::request_line(line) else {
             self.requests.lose();
             self.current = None;
-            self.is_over = self.next_number == 0 && self.endpoint.complete;
+            if self.next_number == 0 && self.endpoint.complete {
+                self.standing = Standing::Over;
+            }
             return;
         };
         let method = match line.method {
@@ -268,7 +270,7 @@ impl Http1 {
         if self.outstanding.len() >= OUTSTANDING_LIMIT {
             self.give_up();
         }
-        if self.is_over {
+        if self.standing != Standing::Going {
             return;
         }
         let number = self.next_number;
@@ -355,7 +357,7 @@ impl Http1 {
                     .push_back(Progress::RequestHead { exchange, headers });
             }
         }
-        if self.is_over {
+        if self.standing != Standing::Going {
             return;
         }
         match framing {
@@ -446,7 +448,7 @@ impl Http1 {
 
     fn response_bytes(&mut self, mut chunk: Chunk<'_>) {
         let time_ns = chunk.time_ns;
-        while !self.is_over {
+        while self.standing == Standing::Going {
             if self.outstanding.is_empty() {
                 // An answer to a request that was not seen.
                 self.responses.lose();
@@ -528,6 +530,7 @@ impl Http1 {
             self.responses.enter(Stage::Between);
             self.finish_front(Outcome::Complete, None, None);
             self.give_up();
+            self.standing = Standing::Over;
             return;
         }
         let has_no_body = front.method == Method::Head || matches!(line.code, 204 | 304);
@@ -613,7 +616,11 @@ impl Http1 {
                     _ => self.give_up(),
                 }
             }
-            Stage::Lost => self.response_seen(time_ns),
+            // The answer to what is outstanding may have begun in the hole.
+            Stage::Lost => {
+                self.response_lost();
+                self.response_seen(time_ns);
+            }
             Stage::Body(_) => {}
         }
     }
@@ -624,7 +631,9 @@ impl Http1 {
         if flow == Flow::Request && cause == EndCause::Closed {
             // Half-closed: a response may still come.
             self.request_flow_closed = true;
-            self.is_over = self.outstanding.is_empty();
+            if self.outstanding.is_empty() {
+                self.standing = Standing::Over;
+            }
             return;
         }
         while let Some(front) = self.outstanding.front() {
@@ -633,11 +642,12 @@ impl Http1 {
                 Stage::Body(body) if outcome == Outcome::Complete => body.size(),
                 _ => None,
             };
-            let failed_ns = matches!(outcome, Outcome::Broken(_)).then_some(time_ns);
+            // It lasted until the connection ended, whatever came of it.
+            let failed_ns = (cause != EndCause::Unobserved).then_some(time_ns);
             self.finish_front(outcome, size, failed_ns);
             self.responses.lose();
         }
-        self.is_over = true;
+        self.standing = Standing::Over;
     }
 
     /// What the end of the response flow, or of both, means for the oldest open exchange.
@@ -685,7 +695,7 @@ impl Http1 {
             };
             self.finish_front(Outcome::Unobserved(what), None, None);
         }
-        self.is_over = true;
+        self.standing = Standing::Lost;
     }
 
     /// Ends the oldest exchange. `failed_ns`: when an exchange without a response failed.

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::protocol::detect::{Detection, Opening, detect};
-use crate::protocol::{Address, EndCause, Endpoint, Flow, Input, Progress, Session};
+use crate::protocol::{Address, EndCause, Endpoint, Flow, Input, Progress, Session, Standing};
 use crate::span::{Kind, Status, Value};
 
 macro_rules! vectors {
@@ -310,7 +310,7 @@ fn output(vector: &Vector) -> String {
         .progress
         .iter()
         .for_each(|progress| render(&mut text, progress));
-    if feeder.session.is_over() {
+    if feeder.session.standing() != Standing::Going {
         text.push_str("over\n");
     }
     text

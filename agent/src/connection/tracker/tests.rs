@@ -1,0 +1,315 @@
+//! One connection under all that can happen to its records. The protocol is HTTP/1.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::*;
+use crate::protocol::Progress;
+
+const PROCESS: ProcessId = ProcessId { pid: 10, start_ticks: 5 };
+const UNIT: Unit = Unit { process: PROCESS, thread_id: 11 };
+const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const LONG_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+
+fn endpoints(port: u16) -> Endpoints {
+    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Endpoints::Inet { local: (address, 80), remote: (address, port), network_namespace: 1 }
+}
+
+fn connection(role: Role) -> Connection {
+    Connection::new(UNIT, endpoints(4_000), role, 0)
+}
+
+fn flowed(position: u64, last_ns: u64) -> DirectionState {
+    DirectionState { position, last_ns, tail: [0; 8] }
+}
+
+/// A record of bytes that begin a turn on a connection seen from its first byte.
+fn data(direction: Direction, position: u64, bytes: &[u8]) -> Data<'_> {
+    Data {
+        unit: UNIT,
+        connection: crate::event::ConnectionId(1),
+        endpoints: endpoints(4_000),
+        role: Role::Unknown,
+        direction,
+        position,
+        original_length: bytes.len() as u32,
+        tcp_sequence: 0,
+        turn_start: true,
+        non_blocking: false,
+        complete: true,
+        end_of_stream: false,
+        bytes,
+        tail: [0; 8],
+        other_flow: flowed(0, 0),
+    }
+}
+
+fn inbound(position: u64, bytes: &[u8]) -> Data<'_> {
+    data(Direction::Inbound, position, bytes)
+}
+
+fn outbound(position: u64, bytes: &[u8]) -> Data<'_> {
+    data(Direction::Outbound, position, bytes)
+}
+
+/// What was learned, in short.
+fn learned(connection: &mut Connection) -> Vec<String> {
+    let told = std::iter::from_fn(|| connection.poll()).map(|observation| {
+        match observation.progress {
+            Progress::RequestStarted { time_ns, .. } => format!("started {time_ns}"),
+            Progress::RequestHead { .. } => "head".to_owned(),
+            Progress::ResponseStarted { time_ns, .. } => format!("answered {time_ns}"),
+            Progress::Finished { end_ns, details, .. } => {
+                let of = |key| details.attributes.iter().find(|attribute| attribute.key == key);
+                let text = |key| of(key).map(|found| format!(" {:?}", found.value));
+                let all = [
+                    crate::span::attribute::HTTP_RESPONSE_STATUS_CODE,
+                    crate::span::attribute::ERROR_TYPE,
+                    crate::span::attribute::UNOBSERVED,
+                ]
+                .map(|key| text(key).unwrap_or_default());
+                format!("finished {end_ns}{}", all.concat())
+            }
+        }
+    });
+    told.collect()
+}
+
+#[test]
+fn a_request_and_its_answer() {
+    let mut connection = connection(Role::Server);
+    connection.handle_data(&inbound(0, REQUEST), 10);
+    assert_eq!(learned(&mut connection), ["started 10", "head"]);
+    connection.handle_data(&outbound(0, RESPONSE), 20);
+    assert_eq!(learned(&mut connection), ["answered 20", "finished 20 Int(200)"]);
+    assert!(!connection.is_waiting());
+}
+
+/// The end of a long response is only in the kernel's counts; the time is that of its last byte.
+#[test]
+fn an_uncaptured_end_comes_with_the_counts() {
+    let mut connection = connection(Role::Server);
+    connection.handle_data(&inbound(0, REQUEST), 10);
+    connection.handle_data(&outbound(0, LONG_HEAD), 20);
+    assert!(connection.is_waiting());
+    assert_eq!(connection.awaited(Direction::Outbound), Some(Awaited::Bytes(1_000)));
+    let length = LONG_HEAD.len() as u64;
+    let read = flowed(REQUEST.len() as u64, 10);
+    connection.handle_counts([&read, &flowed(length + 400, 30)]);
+    assert_eq!(connection.awaited(Direction::Outbound), Some(Awaited::Bytes(600)));
+    connection.handle_counts([&read, &flowed(length + 1_000, 40)]);
+    assert_eq!(learned(&mut connection)[3..], ["finished 40 Int(200)"]);
+    assert!(!connection.is_waiting());
+    assert_eq!(connection.last_ns, 40, "bytes that flow uncaptured keep it alive");
+}
+
+/// The next request tells how far the answer before it had come.
+#[test]
+fn the_other_flow_is_caught_up_before_a_turn() {
+    let mut connection = connection(Role::Server);
+    connection.handle_data(&inbound(0, REQUEST), 10);
+    connection.handle_data(&outbound(0, LONG_HEAD), 20);
+    learned(&mut connection);
+    let end = LONG_HEAD.len() as u64 + 1_000;
+    let next = Data { other_flow: flowed(end, 30), ..inbound(REQUEST.len() as u64, REQUEST) };
+    connection.handle_data(&next, 50);
+    assert_eq!(learned(&mut connection), ["finished 30 Int(200)", "started 50", "head"]);
+}
+
+/// Scenario: the first record of a turn is lost, and with it what flowed the other way.
+/// Guarantee: the answer to a request that was not seen does not end the one before it.
+#[test]
+fn a_later_record_of_a_turn_catches_up_too() {
+    let mut client = connection(Role::Client);
+    client.handle_data(&outbound(0, REQUEST), 10);
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe";
+    client.handle_data(&Data { other_flow: flowed(28, 10), ..inbound(0, head) }, 20);
+    learned(&mut client);
+    // Lost: the rest of the response, another request, and the head of its response.
+    let late = Data {
+        turn_start: false,
+        other_flow: flowed(2 * REQUEST.len() as u64, 100),
+        ..inbound(300, b"0\r\n\r\n")
+    };
+    client.handle_data(&late, 110);
+    let told = learned(&mut client);
+    assert_eq!(told, ["finished 20 Int(200) String(\"response_end\")"]);
+}
+
+/// Bytes that are known already are not handed on, and what follows them begins no turn.
+#[test]
+fn overlapping_records_are_read_once() {
+    let mut connection = connection(Role::Server);
+    connection.handle_data(&inbound(0, REQUEST), 10);
+    connection.handle_data(&inbound(0, REQUEST), 11);
+    assert_eq!(learned(&mut connection), ["started 10", "head"]);
+    let twice = [REQUEST, REQUEST].concat();
+    connection.handle_data(&inbound(0, &twice), 12);
+    assert_eq!(learned(&mut connection), ["started 12", "head"]);
+}
+
+/// Positions at the end of their range are no overflow.
+#[test]
+fn extreme_positions_do_not_overflow() {
+    let mut connection = connection(Role::Server);
+    for position in [0, u64::MAX - 3, u64::MAX, 1] {
+        let original_length = u32::MAX;
+        let extreme = Data { original_length, ..inbound(position, REQUEST) };
+        connection.handle_data(&extreme, u64::MAX);
+        connection.handle_counts([&flowed(u64::MAX, u64::MAX), &flowed(u64::MAX, 0)]);
+        connection.handle_tick(u64::MAX);
+    }
+}
+
+/// Which side closed first decides whose failure an unanswered request is.
+#[test]
+fn the_order_of_closing_decides() {
+    let server_left = "finished 30 String(\"connection_closed\")";
+    let client_left = "finished 30 String(\"response\")";
+    let table = [
+        (Role::Server, ClosingStep::LocalClosed, server_left),
+        (Role::Server, ClosingStep::RemoteClosed, client_left),
+        (Role::Client, ClosingStep::RemoteClosed, server_left),
+    ];
+    for (role, first, expected) in table {
+        let mut connection = connection(role);
+        let request = match role {
+            Role::Client => outbound(0, REQUEST),
+            _ => inbound(0, REQUEST),
+        };
+        connection.handle_data(&request, 10);
+        let counts = [request.direction, request.direction.opposite()].map(|direction| {
+            flowed(if direction == Direction::Inbound { REQUEST.len() as u64 } else { 0 }, 10)
+        });
+        let counts = if role == Role::Client {
+            [flowed(0, 0), flowed(REQUEST.len() as u64, 10)]
+        } else {
+            counts
+        };
+        let [one, two] = &counts;
+        connection.handle_closing(first, 0, [one, two], 30);
+        connection.handle_closing(ClosingStep::Destroyed, 0, [one, two], 30);
+        let told = learned(&mut connection);
+        assert_eq!(told.last().map(String::as_str), Some(expected), "{role:?} {first:?}: {told:?}");
+    }
+}
+
+/// A broken connection still hands over what had come before; after a grace it is given up, and
+/// nothing that comes later begins anything.
+#[test]
+fn bytes_after_an_abort_count_until_the_end() {
+    let read = flowed(REQUEST.len() as u64, 10);
+    let none = flowed(0, 0);
+    let mut broken = connection(Role::Client);
+    broken.handle_data(&outbound(0, REQUEST), 10);
+    broken.handle_closing(ClosingStep::Aborted, 104, [&none, &read], 20);
+    assert!(broken.is_breaking());
+    broken.handle_data(&Data { other_flow: read, ..inbound(0, RESPONSE) }, 25);
+    assert_eq!(learned(&mut broken)[2..], ["answered 25", "finished 25 Int(200)"]);
+
+    let mut silent = connection(Role::Client);
+    silent.handle_data(&outbound(0, REQUEST), 10);
+    silent.handle_closing(ClosingStep::Aborted, 104, [&none, &read], 20);
+    silent.handle_tick(20 + ABORT_GRACE_NS);
+    assert_eq!(learned(&mut silent), ["started 10", "head"]);
+    silent.handle_tick(21 + ABORT_GRACE_NS);
+    assert_eq!(learned(&mut silent), ["finished 20 String(\"connection_reset\")"]);
+    assert!(!silent.is_breaking());
+    silent.handle_data(&outbound(REQUEST.len() as u64, REQUEST), 2 * ABORT_GRACE_NS);
+    silent.handle_closing(ClosingStep::Destroyed, 104, [&none, &read], 3 * ABORT_GRACE_NS);
+    assert_eq!(learned(&mut silent), [""; 0]);
+}
+
+/// A timeout of the kernel is told apart from a reset.
+#[test]
+fn a_timeout_is_told() {
+    let mut connection = connection(Role::Client);
+    connection.handle_data(&outbound(0, REQUEST), 10);
+    let counts = [&flowed(0, 0), &flowed(REQUEST.len() as u64, 10)];
+    connection.handle_closing(ClosingStep::Aborted, ETIMEDOUT, counts, 20);
+    connection.handle_lost(30);
+    assert_eq!(learned(&mut connection)[2..], ["finished 20 String(\"timeout\")"]);
+}
+
+/// Which end we are follows from the bytes, and stays so when the session is over.
+#[test]
+fn an_unknown_role_is_found_out() {
+    let mut server = connection(Role::Unknown);
+    assert_eq!(server.kind(), None);
+    server.handle_data(&inbound(0, REQUEST), 10);
+    assert_eq!(server.kind(), Some(Kind::Server));
+
+    let mut client = connection(Role::Unknown);
+    client.handle_data(&outbound(0, REQUEST), 10);
+    assert_eq!(client.kind(), Some(Kind::Client));
+    let switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
+    client.handle_data(&Data { other_flow: flowed(28, 10), ..inbound(0, switched) }, 20);
+    assert_eq!(learned(&mut client).last().map(String::as_str), Some("finished 20 Int(101)"));
+    assert_eq!(client.kind(), Some(Kind::Client), "as it was");
+}
+
+/// A request in pieces of one byte is the same request, with the time of its first byte.
+#[test]
+fn single_bytes_are_kept_until_they_tell() {
+    let mut connection = connection(Role::Unknown);
+    for (index, byte) in REQUEST.iter().enumerate() {
+        let piece = std::slice::from_ref(byte);
+        let record = Data { turn_start: index == 0, ..inbound(index as u64, piece) };
+        connection.handle_data(&record, 10 + index as u64);
+    }
+    assert_eq!(learned(&mut connection), ["started 10", "head"]);
+}
+
+/// Scenario: the program reads in ways whose bytes cannot be captured. Guarantee: what is kept
+/// for it is bounded.
+#[test]
+fn what_is_kept_undecided_is_bounded() {
+    let mut connection = connection(Role::Unknown);
+    for turn in 0..5_000 {
+        let inbound = Data { original_length: 10, ..inbound(turn * 10, b"") };
+        connection.handle_data(&inbound, turn);
+        let kept = match &connection.understanding {
+            Understanding::Undecided(undecided) => undecided.kept.len(),
+            _ => 0,
+        };
+        assert!(kept <= KEPT, "{kept} kept");
+    }
+}
+
+/// Scenario: one direction ends before it is known what the connection speaks. Guarantee: the
+/// exchange that shows then still ends.
+#[test]
+fn an_end_before_the_protocol_is_known_is_told() {
+    let mut client = connection(Role::Client);
+    let ended = Data { end_of_stream: true, turn_start: false, ..inbound(0, b"") };
+    client.handle_data(&outbound(0, b"G"), 5);
+    client.handle_data(&ended, 10);
+    let rest = Data { turn_start: false, ..outbound(1, &REQUEST[1..]) };
+    client.handle_data(&rest, 20);
+    let counts = [&flowed(0, 0), &flowed(REQUEST.len() as u64, 20)];
+    client.handle_closing(ClosingStep::Destroyed, 0, counts, 30);
+    let told = learned(&mut client);
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[2].starts_with("finished"), "{told:?}");
+}
+
+/// An identity that comes back with other ends, or counted anew, is another connection.
+#[test]
+fn reuse_of_an_identity_shows() {
+    let mut known = connection(Role::Server);
+    known.handle_data(&inbound(0, REQUEST), 10);
+    let next = inbound(REQUEST.len() as u64, REQUEST);
+    assert!(!known.is_replaced_by(&next));
+    let end = Data { end_of_stream: true, turn_start: false, ..inbound(0, b"") };
+    assert!(!known.is_replaced_by(&end));
+    assert!(known.is_replaced_by(&Data { endpoints: endpoints(4_001), ..next.clone() }));
+    assert!(known.is_replaced_by(&Data { complete: false, ..next }));
+    assert!(known.is_replaced_by(&inbound(0, REQUEST)));
+
+    let unix = |local, remote| Endpoints::Unix { local, remote };
+    let known = Connection::new(UNIT, unix(1, 0), Role::Unknown, 0);
+    assert!(!known.is_elsewhere(unix(1, 2)), "an end that was not known differs from nothing");
+    assert!(known.is_elsewhere(unix(3, 2)));
+    assert!(known.is_elsewhere(endpoints(1)));
+}

@@ -1,0 +1,300 @@
+//! Scenarios of joins, and what must hold of any sequence of them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+
+use super::*;
+
+type Name = &'static str;
+
+const MS: u64 = 1_000_000;
+
+fn wire(sequence: u32) -> Option<WireKey> {
+    let client = (IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
+    Some(WireKey::Tcp { client, sequence })
+}
+
+fn stitcher<T>() -> Stitcher<T> {
+    Stitcher::new(IdGenerator::seeded(7), 1_000)
+}
+
+fn begin(kind: Kind, start_ns: u64, wire: Option<WireKey>) -> Beginning {
+    Beginning { kind, start_ns, caller: None, wire }
+}
+
+fn called(start_ns: u64, caller: NodeKey, wire: Option<WireKey>) -> Beginning {
+    Beginning { kind: Kind::Client, start_ns, caller: Some((caller, Evidence::Thread)), wire }
+}
+
+fn context(trace: u128, span: u64) -> RemoteContext {
+    RemoteContext {
+        trace_id: TraceId::from(trace),
+        span_id: SpanId::from(span),
+        flags: 1,
+        state: "k=v".to_owned(),
+    }
+}
+
+/// All that comes out when nothing more is waited for.
+fn settled(stitcher: &mut Stitcher<Name>) -> Vec<(Name, Identity)> {
+    stitcher.handle_tick(u64::MAX);
+    let mut out: Vec<_> = std::iter::from_fn(|| stitcher.poll()).collect();
+    out.sort_by_key(|(name, _)| *name);
+    out
+}
+
+fn parent(identity: &Identity) -> Option<(SpanId, bool)> {
+    identity.parent.map(|parent| (parent.span_id, parent.is_remote))
+}
+
+fn assert_empty<T>(stitcher: &Stitcher<T>) {
+    assert_eq!(stitcher.nodes.len(), 0, "nodes");
+    assert_eq!(stitcher.clients.len(), 0, "clients");
+    assert_eq!(stitcher.servers.len(), 0, "servers");
+    assert_eq!(stitcher.waiting.len(), 0, "waiting");
+    assert_eq!(stitcher.expiry.len(), 0, "expiry");
+    assert_eq!(stitcher.ready.len(), 0, "ready");
+}
+
+/// Both ends of a connection join, whichever is recorded first.
+#[test]
+fn either_end_may_come_first() {
+    for order in [[Kind::Client, Kind::Server], [Kind::Server, Kind::Client]] {
+        let mut stitcher = stitcher();
+        for kind in order {
+            let (start_ns, name) = match kind {
+                Kind::Client => (10 * MS, "client"),
+                Kind::Server => (11 * MS, "server"),
+            };
+            let key = stitcher.handle_started(begin(kind, start_ns, wire(1)));
+            stitcher.handle_ended(key, 12 * MS, name);
+        }
+        let out = settled(&mut stitcher);
+        let [(_, client), (_, server)] = out.as_slice() else { panic!("two: {out:?}") };
+        assert_eq!(parent(client), None);
+        assert_eq!(parent(server), Some((client.span_id, true)));
+        assert_eq!(server.trace_id, client.trace_id);
+        assert_eq!(server.evidence, Some(Evidence::LocalWire));
+        assert_empty(&stitcher);
+    }
+}
+
+/// A server that began long before its supposed client, or long after that one gave up, has the
+/// same key by chance.
+#[test]
+fn impossible_times_do_not_join() {
+    let late = 12 * MS + WIRE_LINGER_NS + 1;
+    for (client_ns, server_ns) in [(200 * MS, 100 * MS), (10 * MS, late)] {
+        let mut stitcher = stitcher();
+        let client = stitcher.handle_started(begin(Kind::Client, client_ns, wire(1)));
+        stitcher.handle_ended(client, client_ns + 2 * MS, "client");
+        let server = stitcher.handle_started(begin(Kind::Server, server_ns, wire(1)));
+        stitcher.handle_ended(server, server_ns + MS, "server");
+        let out = settled(&mut stitcher);
+        assert!(out.iter().all(|(_, identity)| identity.parent.is_none()), "{out:?}");
+        assert_empty(&stitcher);
+    }
+}
+
+/// Header and local wire in one trace: the nearer parent; in two traces: the header, and a link.
+#[test]
+fn header_against_local_wire() {
+    for (inbound, is_linked) in [(context(5, 50), false), (context(6, 60), true)] {
+        let mut stitcher = stitcher();
+        let client = stitcher.handle_started(begin(Kind::Client, MS, wire(1)));
+        stitcher.handle_header(client, context(5, 50));
+        let server = stitcher.handle_started(begin(Kind::Server, MS, wire(1)));
+        stitcher.handle_header(server, inbound.clone());
+        stitcher.handle_ended(server, 2 * MS, "server");
+        stitcher.handle_ended(client, 2 * MS, "client");
+        let out = settled(&mut stitcher);
+        let [(_, client), (_, server)] = out.as_slice() else { panic!("two: {out:?}") };
+        assert_eq!(server.trace_id, inbound.trace_id);
+        if is_linked {
+            assert_eq!(parent(server), Some((inbound.span_id, true)));
+            assert_eq!(server.evidence, Some(Evidence::Header));
+            let [link] = server.links.as_slice() else { panic!("one link: {server:?}") };
+            assert_eq!((link.trace_id, link.span_id), (client.trace_id, client.span_id));
+        } else {
+            assert_eq!(parent(server), Some((client.span_id, true)));
+            assert!(server.links.is_empty());
+        }
+        assert_empty(&stitcher);
+    }
+}
+
+/// A header that was passed on as it came names no nearer parent than the server's own span; one
+/// that the program wrote does. Flags and state go down with either.
+#[test]
+fn forwarded_and_own_headers() {
+    let inbound = context(5, 50);
+    for (outbound, is_forwarded) in [(inbound.clone(), true), (context(5, 51), false)] {
+        let mut stitcher = stitcher();
+        let server = stitcher.handle_started(begin(Kind::Server, MS, None));
+        stitcher.handle_header(server, inbound.clone());
+        let client = stitcher.handle_started(called(2 * MS, server, None));
+        stitcher.handle_header(client, outbound.clone());
+        stitcher.handle_ended(client, 3 * MS, "client");
+        stitcher.handle_ended(server, 4 * MS, "server");
+        let out = settled(&mut stitcher);
+        let [(_, client), (_, server)] = out.as_slice() else { panic!("two: {out:?}") };
+        assert_eq!(parent(server), Some((inbound.span_id, true)));
+        let expected =
+            if is_forwarded { (server.span_id, false) } else { (outbound.span_id, true) };
+        assert_eq!(parent(client), Some(expected));
+        assert_eq!((client.flags, client.state.as_str()), (1, "k=v"));
+        assert_eq!(client.remote_flags, Some(1));
+        assert_empty(&stitcher);
+    }
+}
+
+/// A request that is known to have been answered before the call began is not its parent, also
+/// when that became known late.
+#[test]
+fn an_answered_request_is_no_parent() {
+    for (answered_ns, expected) in [(3 * MS, true), (MS, false)] {
+        let mut stitcher = stitcher();
+        let server = stitcher.handle_started(begin(Kind::Server, 0, None));
+        let client = stitcher.handle_started(called(2 * MS, server, None));
+        stitcher.handle_answered(server);
+        stitcher.handle_ended(server, answered_ns, "server");
+        stitcher.handle_ended(client, 4 * MS, "client");
+        let out = settled(&mut stitcher);
+        let [(_, client), _] = out.as_slice() else { panic!("two: {out:?}") };
+        assert_eq!(client.parent.is_some(), expected);
+        assert_empty(&stitcher);
+    }
+}
+
+/// A server's end, and what is below it, waits for the client's; a client without a caller does
+/// not wait.
+#[test]
+fn what_may_still_be_joined_is_held() {
+    let mut stitcher = stitcher();
+    let root = stitcher.handle_started(begin(Kind::Client, 0, wire(9)));
+    stitcher.handle_ended(root, MS, "root");
+    let server = stitcher.handle_started(begin(Kind::Server, 10 * MS, wire(1)));
+    let below = stitcher.handle_started(called(11 * MS, server, wire(2)));
+    stitcher.handle_ended(below, 12 * MS, "below");
+    stitcher.handle_ended(server, 13 * MS, "server");
+    let mut names = |now_ns| {
+        stitcher.handle_tick(now_ns);
+        std::iter::from_fn(|| stitcher.poll()).map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(13 * MS), ["root"]);
+    assert_eq!(names(10 * MS + HOLD_NS - 1), [""; 0]);
+    let mut last = names(10 * MS + HOLD_NS);
+    last.sort_unstable();
+    assert_eq!(last, ["below", "server"]);
+    // The two clients are remembered for their servers a while.
+    assert_eq!(stitcher.clients.len(), 2);
+    stitcher.handle_tick(12 * MS + WIRE_LINGER_NS);
+    assert_empty(&stitcher);
+}
+
+/// More than fit: the one that would settle first leaves early, and is counted.
+#[test]
+fn too_many_leave_early() {
+    let mut stitcher = Stitcher::new(IdGenerator::seeded(7), 2);
+    for (number, name) in ["first", "second", "third"].into_iter().enumerate() {
+        let number = number as u64;
+        let start_ns = number * MS;
+        let key = stitcher.handle_started(begin(Kind::Server, start_ns, wire(number as u32)));
+        stitcher.handle_ended(key, start_ns, name);
+    }
+    assert_eq!(stitcher.take_forced(), 1);
+    assert_eq!(stitcher.poll().map(|(name, _)| name), Some("first"));
+    assert!(stitcher.poll().is_none());
+    // Its client comes too late: its place is final.
+    let client = stitcher.handle_started(begin(Kind::Client, 0, wire(0)));
+    stitcher.handle_ended(client, MS, "late");
+    assert_eq!(settled(&mut stitcher).len(), 3);
+    assert_empty(&stitcher);
+}
+
+/// Both ends name each other as what they were made for: no loop comes of it.
+#[test]
+fn a_request_is_not_made_for_itself() {
+    let mut stitcher = stitcher();
+    let server = stitcher.handle_started(begin(Kind::Server, MS, wire(1)));
+    let client = stitcher.handle_started(called(MS, server, wire(1)));
+    stitcher.handle_ended(client, 2 * MS, "client");
+    stitcher.handle_ended(server, 2 * MS, "server");
+    let out = settled(&mut stitcher);
+    let [(_, client), (_, server)] = out.as_slice() else { panic!("two: {out:?}") };
+    assert_eq!(parent(client), Some((server.span_id, false)));
+    assert_eq!(parent(server), None);
+    assert_empty(&stitcher);
+}
+
+/// Guarantee, over random sequences with few keys and colliding times: each exchange comes out
+/// once, no parent chain is a loop, local parents come out too, and nothing stays behind.
+#[test]
+fn nothing_is_lost_or_left_behind() {
+    for seed in 0..300 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let capacity = if seed % 3 == 0 { 5 } else { 1_000 };
+        let mut stitcher: Stitcher<(u64, SpanId)> =
+            Stitcher::new(IdGenerator::seeded(seed), capacity);
+        let mut open: Vec<NodeKey> = Vec::new();
+        let mut out: Vec<((u64, SpanId), Identity)> = Vec::new();
+        let (mut now_ns, mut ended) = (0, 0);
+        for _ in 0..200 {
+            now_ns += random.random_range(0..40 * MS);
+            match random.random_range(0..10) {
+                0..=4 => {
+                    let any = open.get(random.random_range(0..=open.len())).copied();
+                    let kind = if random.random() { Kind::Client } else { Kind::Server };
+                    let caller = any
+                        .filter(|_| kind == Kind::Client)
+                        .map(|caller| (caller, Evidence::Thread));
+                    let wire = wire(random.random_range(0..6)).filter(|_| random.random());
+                    let start_ns = now_ns.saturating_sub(random.random_range(0..60 * MS));
+                    let beginning = Beginning { kind, start_ns, caller, wire };
+                    let key = stitcher.handle_started(beginning);
+                    if random.random_range(0..4) == 0 {
+                        stitcher.handle_header(key, context(random.random_range(1..4), 9));
+                    }
+                    open.push(key);
+                }
+                5..=8 if !open.is_empty() => {
+                    let key = open.swap_remove(random.random_range(0..open.len()));
+                    if random.random() {
+                        stitcher.handle_answered(key);
+                    }
+                    let span_id = stitcher.nodes[key].span_id;
+                    stitcher.handle_ended(key, now_ns, (ended, span_id));
+                    ended += 1;
+                }
+                _ => stitcher.handle_tick(now_ns),
+            }
+            out.extend(std::iter::from_fn(|| stitcher.poll()));
+        }
+        for key in open {
+            let span_id = stitcher.nodes[key].span_id;
+            stitcher.handle_ended(key, now_ns, (ended, span_id));
+            ended += 1;
+        }
+        stitcher.handle_tick(now_ns + HOLD_NS + WIRE_LINGER_NS);
+        out.extend(std::iter::from_fn(|| stitcher.poll()));
+        assert_empty(&stitcher);
+
+        let mut numbers: Vec<u64> = out.iter().map(|((number, _), _)| *number).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..ended).collect::<Vec<_>>(), "seed {seed}: each once");
+        for ((_, span_id), identity) in &out {
+            assert_eq!(*span_id, identity.span_id, "seed {seed}");
+            let mut above = identity;
+            for step in 0.. {
+                assert!(step <= out.len(), "seed {seed}: a loop above {identity:?}");
+                let Some(parent) = above.parent else { break };
+                let known = out.iter().find(|(_, other)| other.span_id == parent.span_id);
+                assert!(parent.is_remote || known.is_some(), "seed {seed}: {above:?}");
+                let Some((_, known)) = known else { break };
+                assert_eq!(known.trace_id, above.trace_id, "seed {seed}");
+                above = known;
+            }
+        }
+    }
+}
