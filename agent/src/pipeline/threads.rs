@@ -56,6 +56,12 @@ enum Completeness {
     Holed,
 }
 
+/// Where records come from, and the counts of those that did not fit.
+pub(super) struct Source {
+    pub(super) ring: Ring,
+    pub(super) drops: Arc<Drops>,
+}
+
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     sender: SyncSender<Message>,
@@ -65,8 +71,7 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn start(
-        ring: Ring,
-        drops: Arc<Drops>,
+        source: Source,
         connections: Connections,
         engine: Engine,
         targets: Targets,
@@ -88,7 +93,7 @@ impl Threads {
             let (stop, sender) = (Arc::clone(&stop), sender.clone());
             thread::Builder::new()
                 .name("ring-reader".to_owned())
-                .spawn(move || read(ring, &drops, &stop, &sender, &metrics))
+                .spawn(move || read(source, &stop, &sender, &metrics))
                 .context("cannot start the reader thread")?
         };
         Ok(Self { stop, sender, reader, engine })
@@ -119,13 +124,8 @@ impl Threads {
 }
 
 /// Moves records from the ring buffer to the queue, until it is told to stop and none are left.
-fn read(
-    mut ring: Ring,
-    drops: &Drops,
-    stop: &AtomicBool,
-    sender: &SyncSender<Message>,
-    metrics: &SelfMetrics,
-) {
+fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics: &SelfMetrics) {
+    let Source { mut ring, drops } = source;
     let mut lost = 0;
     let mut completeness = Completeness::Whole;
     loop {
