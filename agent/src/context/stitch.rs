@@ -259,14 +259,15 @@ impl<T> Stitcher<T> {
                     self.clients.insert(wire, key);
                 }
             },
-            Kind::Server => match self.clients.remove(&wire) {
-                Some(client) => self.join(client, key),
-                None => {
+            Kind::Server => {
+                if let Some(client) = self.clients.remove(&wire) {
+                    self.join(client, key);
+                } else {
                     self.servers.insert(wire, key);
                     let start_ns = self.nodes.get(key).map_or(0, |node| node.start_ns);
                     self.expiry.push(Reverse((start_ns.saturating_add(HOLD_NS), key)));
                 }
-            },
+            }
         }
     }
 
