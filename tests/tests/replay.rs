@@ -34,7 +34,7 @@ fn recordings() -> Vec<Recording> {
     assert!(!paths.is_empty(), "there are recordings");
     let read = |path: PathBuf| {
         let bytes = fs::read(&path).expect("readable");
-        let entries = replay::read(&bytes).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        let entries = replay::read(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         Recording { name, path, entries }
     };

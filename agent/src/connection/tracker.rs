@@ -207,7 +207,7 @@ impl Connection {
         let known = (data.bytes.len() - bytes.len()) as u64;
         let position = origin.position.saturating_add(known);
         let tcp_sequence = origin.sequence_at(position);
-        let origin = Origin { position, tcp_sequence, ..origin };
+        let origin = Origin { tcp_sequence, position, ..origin };
         self.feed_bytes(bytes, data.turn_start && known == 0, origin);
     }
 

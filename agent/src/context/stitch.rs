@@ -200,6 +200,15 @@ impl<T> Stitcher<T> {
         self.expire(now_ns);
     }
 
+    /// Nothing more will be learned of who belongs to whom: what is open is open, and may be a
+    /// parent.
+    pub fn settle(&mut self) {
+        let keys: Vec<NodeKey> = self.nodes.keys().collect();
+        for key in keys {
+            self.identify(key, DEPTH);
+        }
+    }
+
     /// Nothing more is waited for: what has ended comes out as far as it is known.
     pub fn flush(&mut self) {
         while let Some(Reverse((_, key))) = self.waiting.pop() {
@@ -215,6 +224,15 @@ impl<T> Stitcher<T> {
     /// Exchanges that left before they were settled, because too many waited.
     pub fn take_forced(&mut self) -> u64 {
         std::mem::take(&mut self.forced)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+            && self.clients.is_empty()
+            && self.servers.is_empty()
+            && self.waiting.is_empty()
+            && self.expiry.is_empty()
     }
 
     pub fn is_open(&self, key: NodeKey) -> bool {
@@ -241,14 +259,15 @@ impl<T> Stitcher<T> {
                     self.clients.insert(wire, key);
                 }
             },
-            Kind::Server => match self.clients.remove(&wire) {
-                Some(client) => self.join(client, key),
-                None => {
+            Kind::Server => {
+                if let Some(client) = self.clients.remove(&wire) {
+                    self.join(client, key);
+                } else {
                     self.servers.insert(wire, key);
                     let start_ns = self.nodes.get(key).map_or(0, |node| node.start_ns);
                     self.expiry.push(Reverse((start_ns.saturating_add(HOLD_NS), key)));
                 }
-            },
+            }
         }
     }
 

@@ -115,6 +115,11 @@ impl Exchanges {
         self.lineage.handle_loss();
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.latest.is_empty() && self.lineage.is_empty()
+    }
+
     /// The call an event loop waits for on a client connection.
     pub(super) fn open_on(&self, connection: ConnectionId) -> Option<NodeKey> {
         self.latest.get(&connection).copied()

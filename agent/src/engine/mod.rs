@@ -237,6 +237,7 @@ impl Engine {
 
     /// The observation ends: everything comes out as far as it is known.
     pub fn handle_shutdown(&mut self, now_ns: u64) {
+        self.stitcher.settle();
         for id in self.connections.ids() {
             self.end_connection(id, now_ns);
         }
@@ -452,3 +453,6 @@ impl ConnectionFacts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

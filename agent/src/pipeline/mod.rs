@@ -31,7 +31,11 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use self::{recording::Recording, targets::Targets, threads::Threads};
+use self::{
+    recording::Recording,
+    targets::Targets,
+    threads::{Source, Threads},
+};
 use crate::{
     check::{Hook, KernelReport, Outcome, system},
     config::{Capture, Config},
@@ -85,8 +89,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         seed: rand::random(),
     };
     let threads = Threads::start(
-        loaded.ring,
-        Arc::clone(&drops),
+        Source { ring: loaded.ring, drops: Arc::clone(&drops) },
         loaded.connections,
         engine::Engine::new(engine_config, Arc::clone(&metrics)),
         targets,

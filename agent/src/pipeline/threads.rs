@@ -54,6 +54,12 @@ enum Message {
     Select { command: Option<u32>, done: oneshot::Sender<anyhow::Result<usize>> },
 }
 
+/// Where records come from, and the counts of those that did not fit.
+pub(super) struct Source {
+    pub(super) ring: Ring,
+    pub(super) drops: Arc<Drops>,
+}
+
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     sender: SyncSender<Message>,
@@ -63,8 +69,7 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn start(
-        ring: Ring,
-        drops: Arc<Drops>,
+        source: Source,
         connections: Connections,
         engine: Engine,
         targets: Targets,
@@ -86,7 +91,7 @@ impl Threads {
             let (stop, sender) = (Arc::clone(&stop), sender.clone());
             thread::Builder::new()
                 .name("ring-reader".to_owned())
-                .spawn(move || read(ring, &drops, &stop, &sender, &metrics))
+                .spawn(move || read(source, &stop, &sender, &metrics))
                 .context("cannot start the reader thread")?
         };
         Ok(Self { stop, sender, reader, engine })
@@ -120,13 +125,8 @@ impl Threads {
 ///
 /// Nothing is dropped here: while the queue is full the batch grows, and when that has its full size
 /// the records stay in the ring buffer. What does not fit there is counted on the kernel side.
-fn read(
-    mut ring: Ring,
-    drops: &Drops,
-    stop: &AtomicBool,
-    sender: &SyncSender<Message>,
-    metrics: &SelfMetrics,
-) {
+fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics: &SelfMetrics) {
+    let Source { mut ring, drops } = source;
     let mut lost = 0;
     let mut batch = Batch::default();
     loop {

@@ -10,6 +10,7 @@ type Name = &'static str;
 
 const MS: u64 = 1_000_000;
 
+#[expect(clippy::unnecessary_wraps, reason = "as `Beginning` takes it")]
 fn wire(sequence: u32) -> Option<WireKey> {
     let client = (IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
     Some(WireKey::Tcp { client, sequence })
