@@ -5,6 +5,7 @@ use aya::{
     programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError},
 };
 use thiserror::Error;
+use tracing::debug;
 
 /// The three ways to see what sockets move, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -200,7 +201,9 @@ pub fn reason(error: &AttachError) -> String {
 fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<(), AttachError> {
     let program = ebpf.program_mut(hook.program).ok_or(AttachError::NoProgram(hook.program))?;
     attach_program(program, btf, hook)
-        .map_err(|source| AttachError::Program { symbol: hook.symbol, source })
+        .map_err(|source| AttachError::Program { symbol: hook.symbol, source })?;
+    debug!(hook = hook.symbol, program = hook.program, "hook attached");
+    Ok(())
 }
 
 fn attach_program(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<(), ProgramError> {

@@ -135,7 +135,7 @@ impl Machine<'_> {
     fn qemu_arguments(&self, socket: &Path, initrd: &Path) -> Vec<String> {
         // Never KVM: some hosts offer one in which stock kernels hang.
         let text = format!(
-            "-machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m {MEMORY} \
+            "-machine q35 -accel tcg,thread=multi -cpu max,cx16=off -smp 2 -m {MEMORY} \
              -object memory-backend-memfd,id=mem,size={MEMORY}M,share=on -numa node,memdev=mem \
              -chardev socket,id=c0,path={socket} \
              -device vhost-user-fs-pci,chardev=c0,tag={SHARE_TAG},queue-size=1024 \

@@ -3,6 +3,7 @@
 //! A guest is emulated in software, so it is 10 to 250 times slower than the machine: what it
 //! shows is what works there, never how fast.
 
+mod agent_log;
 mod guest;
 mod initramfs;
 mod kernels;
@@ -24,7 +25,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use guest::{Job, MARKER};
 use kernels::{Freshness, Image, KERNELS, Kernel};
 use machine::Machine;
-pub(crate) use results::{PAGE, TABLE, table};
+pub(crate) use results::{TABLE, table};
 use results::{Results, Row};
 
 use crate::{
@@ -92,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let rows = run_suite(image, &agent, &logs)?;
         for row in &rows {
             say("vm", &format!("{:<7} {}", image.name, row.line()));
-            failures.extend(row.failure().map(|why| format!("{} {why}", image.name)));
+            failures.extend(row.failure(&image.release).map(|why| format!("{} {why}", image.name)));
         }
         let seconds = started.elapsed().as_secs_f64();
         say("vm", &format!("{:<7} {} took {seconds:.0} s", image.name, image.release));
