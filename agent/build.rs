@@ -7,9 +7,9 @@
 //! - else with the compiler that `cargo xtask setup` chose.
 #![expect(
     clippy::disallowed_methods,
-    reason = "a build script reads its environment and files"
+    clippy::print_stderr,
+    reason = "a build script reads its environment and files, and speaks to cargo's user"
 )]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "how build scripts speak to cargo")]
 
 use std::{
     env, fs,

@@ -61,8 +61,10 @@ kernel_fields! {
     TaskStack = "task_struct.stack",
     TaskMemory = "task_struct.mm",
     SignalLive = "signal_struct.live",
-    MemoryEnvironmentStart = "mm_struct.env_start",
+    MemoryArgumentsStart = "mm_struct.arg_start",
+    MemoryArgumentsEnd = "mm_struct.arg_end",
     MemoryEnvironmentEnd = "mm_struct.env_end",
+    ProgramInterpreter = "linux_binprm.interp",
     RegistersSystemCall = "pt_regs.orig_ax",
     RegistersArgument1 = "pt_regs.di",
     RegistersArgument2 = "pt_regs.si",
@@ -91,8 +93,8 @@ wire! {
         pub agent_process_id: u32,
         /// 1: every process but the agent is traced.
         pub trace_all: u32,
-        /// 1: exec records of processes that are not traced are wanted too.
-        pub report_all_execs: u32,
+        /// 1: every process that replaces its program is traced provisionally and reported.
+        pub consider_execs: u32,
         /// 1: `bpf_task_pt_regs` and `bpf_get_current_task_btf` exist (Linux 5.15).
         pub has_task_registers_helper: u32,
         /// 1: `bpf_get_socket_cookie` works in tracing programs (Linux 5.12).
@@ -116,7 +118,7 @@ impl KernelConfig {
         stack_bytes: 16 * 1024,
         agent_process_id: 0,
         trace_all: 0,
-        report_all_execs: 0,
+        consider_execs: 0,
         has_task_registers_helper: 0,
         has_socket_cookie: 0,
         request_turn_bytes: limits::REQUEST_TURN_BYTES,

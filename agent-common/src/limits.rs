@@ -29,8 +29,12 @@ pub const RESPONSE_CALL_BYTES: u32 = 512;
 /// I/O vector elements looked at in one call (`UIO_FASTIOV` is 8; nginx and Node use few).
 pub const IO_VECTORS: u32 = 16;
 
-/// Bytes of a new program's environment block that an exec record carries.
-pub const ENVIRONMENT_BYTES: usize = 8 * 1024;
+/// Bytes of a new program's arguments and environment that an exec record carries.
+pub const PROGRAM_BYTES: usize = 8 * 1024;
+
+/// Bytes of a new program's path that an exec record carries. Paths are up to 4,096 (`PATH_MAX`),
+/// but hardly ever longer than this.
+pub const EXECUTABLE_BYTES: usize = 256;
 
 /// Connections with state at one time. About 200 bytes each of kernel memory.
 pub const CONNECTIONS: u32 = 65_536;

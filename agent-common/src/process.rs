@@ -17,24 +17,51 @@ wire! {
 }
 
 wire! {
-    /// A process replaced its program. Followed by `environment_length` bytes: the start of the
-    /// new environment block, `NAME=value` strings that end in NUL, read before the program
-    /// could overwrite them.
+    /// A process replaced its program. Followed by the path of the executable, its arguments, and
+    /// the start of the new environment block (`NAME=value`), all read before the program could
+    /// overwrite them; arguments and variables end in NUL.
     pub struct ProcessExec {
         pub header: crate::record::RecordHeader,
         pub unit: ExecutionUnit,
         pub parent_process_id: u32,
-        /// Bytes of the environment block that follow, at most
-        /// [`crate::limits::ENVIRONMENT_BYTES`].
+        /// Bytes of the executable's path: the file the kernel runs, for a script its interpreter.
+        pub executable_length: u32,
+        /// Bytes of the arguments. They and the environment are at most
+        /// [`crate::limits::PROGRAM_BYTES`] together.
+        pub arguments_length: u32,
+        /// Bytes of the environment.
         pub environment_length: u32,
-        /// Bytes the block really has.
-        pub environment_original_length: u32,
-        /// 1 when the process is traced already (it, or an ancestor, was selected).
+        /// A [`Traced`] as an integer.
         pub traced: u32,
+        pub reserved: u32,
         /// Name of the program, NUL padded (`task_struct.comm`).
         pub command: [u8; 16],
     }
 }
+
+/// Whether a process is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Traced {
+    No = 0,
+    /// It, or an ancestor, was selected.
+    Yes = 1,
+    /// Until user space decides: the program may be one that the user chose by its executable.
+    Provisionally = 2,
+}
+
+impl From<u32> for Traced {
+    fn from(traced: u32) -> Self {
+        match traced {
+            1 => Self::Yes,
+            2 => Self::Provisionally,
+            _ => Self::No,
+        }
+    }
+}
+
+/// Marks the start time of a process that is traced provisionally in the kernel's process table.
+pub const PROVISIONAL: u64 = 1 << 63;
 
 wire! {
     /// A traced process started another; the child is traced from its first instruction.

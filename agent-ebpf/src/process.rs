@@ -1,6 +1,9 @@
 //! Which processes are traced.
 
-use agent_common::{drop_reason::DropReason, process::ExecutionUnit};
+use agent_common::{
+    drop_reason::DropReason,
+    process::{ExecutionUnit, PROVISIONAL, Traced},
+};
 
 use crate::{
     emit,
@@ -12,8 +15,16 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct ProcessState {
-    /// Start of the process since boot; 0 when the inserter did not know.
-    pub(crate) start_ns: u64,
+    /// Start of the process since boot; 0 when the inserter did not know. With [`PROVISIONAL`]
+    /// while user space has not decided.
+    start: u64,
+}
+
+impl ProcessState {
+    #[inline(always)]
+    const fn start_ns(self) -> u64 {
+        self.start & !PROVISIONAL
+    }
 }
 
 /// The current thread, if its process is traced.
@@ -24,7 +35,7 @@ pub(crate) fn traced_unit() -> Option<ExecutionUnit> {
     // SAFETY: an entry may be replaced while it is read; a torn start time cannot result from a
     // single aligned word.
     if let Some(state) = unsafe { PROCESSES.get(&process_id) } {
-        let mut process_start_ns = state.start_ns;
+        let mut process_start_ns = state.start_ns();
         if process_start_ns == 0 {
             process_start_ns = trace(process_id, task::process_start_ns(task::current()));
         }
@@ -40,18 +51,39 @@ pub(crate) fn traced_unit() -> Option<ExecutionUnit> {
 /// Whether a process is traced or would be on its first socket call.
 #[inline(always)]
 pub(crate) fn is_traced(process_id: u32) -> bool {
-    // SAFETY: only presence is used.
-    unsafe { PROCESSES.get(&process_id) }.is_some()
-        || (config!(trace_all) == 1 && process_id != config!(agent_process_id))
+    !matches!(traced(process_id), Traced::No)
+}
+
+#[inline(always)]
+pub(crate) fn traced(process_id: u32) -> Traced {
+    // SAFETY: as in `traced_unit`.
+    if let Some(state) = unsafe { PROCESSES.get(&process_id) } {
+        if state.start & PROVISIONAL == 0 { Traced::Yes } else { Traced::Provisionally }
+    } else if config!(trace_all) == 1 && process_id != config!(agent_process_id) {
+        Traced::Yes
+    } else {
+        Traced::No
+    }
 }
 
 /// Traces a process from now on; returns its start time.
 #[inline(always)]
 pub(crate) fn trace(process_id: u32, start_ns: u64) -> u64 {
-    if PROCESSES.insert(&process_id, &ProcessState { start_ns }, 0).is_err() {
+    insert(process_id, start_ns);
+    start_ns
+}
+
+/// Traces a process until user space has decided.
+#[inline(always)]
+pub(crate) fn trace_provisionally(process_id: u32, start_ns: u64) {
+    insert(process_id, start_ns | PROVISIONAL);
+}
+
+#[inline(always)]
+fn insert(process_id: u32, start: u64) {
+    if PROCESSES.insert(&process_id, &ProcessState { start }, 0).is_err() {
         emit::count(DropReason::ProcessTableFull);
     }
-    start_ns
 }
 
 #[inline(always)]

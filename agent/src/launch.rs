@@ -123,16 +123,24 @@ impl Running {
         ))
     }
 
+    /// Passes SIGINT on to the command. Not for one from a terminal, which the whole group gets.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Passes a request to end on to the command. The agent itself lives on until it has ended.
-    /// Not for SIGINT from a terminal, which the whole group gets.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
         if let Some(pid) = self
             .child
             .id()
             .and_then(|pid| Pid::from_raw(pid.cast_signed()))
         {
             // An error means that it ended already.
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
+            let _ = rustix::process::kill_process(pid, signal);
         }
     }
 }

@@ -13,6 +13,8 @@ class Orders(http.server.BaseHTTPRequestHandler):
     """GET /orders/ITEM answers whether ITEM can be ordered."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body leave together; apart, the second waits for the first to be acknowledged.
+    wbufsize = -1
     inventory_port = 0
 
     def do_GET(self):

@@ -2,35 +2,51 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     build,
     codegen::{self, Mode},
-    setup, steps, tidy,
+    setup::{self, Purpose},
+    steps, tidy,
     toolchain::Toolchain,
 };
 
 /// The eBPF programs are compiled for their own target only.
 pub(crate) const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
 
+/// Every step runs, so that one pass shows all there is to mend.
 pub(crate) fn run() -> Result<()> {
-    setup::run(&setup::Arguments { tests: false })?;
-    steps::run_timed("format", steps::cargo().args(["fmt", "--all", "--check"]))?;
-    tidy::run()?;
+    setup::prepare(Purpose::Build)?;
     let mut clippy = steps::cargo();
     clippy
         .args(["clippy", "--quiet", "--all-targets"])
         .args(HOST_PACKAGES);
-    steps::run_timed("lints", clippy.args(["--", "-D", "warnings"]))?;
-    match Toolchain::read() {
-        Some(toolchain) => steps::run_timed("lints of the eBPF programs", &mut ebpf(&toolchain))?,
-        None => steps::say(
+    clippy.args(["--", "-D", "warnings"]);
+    let results = [
+        steps::run_timed("format", steps::cargo().args(["fmt", "--all", "--check"])),
+        tidy::run(),
+        steps::run_timed("lints", &mut clippy),
+        ebpf_lints(),
+        codegen::run(Mode::Check),
+    ];
+    let failed: Vec<String> = results
+        .into_iter()
+        .filter_map(|result| Some(format!("{:#}", result.err()?)))
+        .collect();
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
+}
+
+fn ebpf_lints() -> Result<()> {
+    let Some(toolchain) = Toolchain::read() else {
+        steps::say(
             "xtask",
             "lints of the eBPF programs: skipped, there is no compiler",
-        ),
-    }
-    codegen::run(Mode::Check)
+        );
+        return Ok(());
+    };
+    steps::run_timed("lints of the eBPF programs", &mut ebpf(&toolchain))
 }
 
 /// Clippy for the kernel's target. Outside rustup its driver stands in for the compiler, as

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     build::{self, Agent},
     child::{self, Running, TemporaryDirectory},
-    setup,
+    setup::{self, Purpose},
     steps::{self, Privilege, capture, say},
 };
 
@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Privilege::detect() != Privilege::Missing,
         "tracing needs root: run `sudo -v` first, or this as root"
     );
-    setup::run(&setup::Arguments { tests: true })?;
+    setup::prepare(Purpose::Show)?;
     let binary = match &arguments.agent {
         Some(binary) => binary.clone(),
         None => build::agent()?,
@@ -106,11 +106,9 @@ fn print(agent: &Agent, binary: &Path) -> Result<()> {
         "  sudo {} --all             everything on this host",
         binary.display()
     );
-    println!(
-        "  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317   sends the spans to a collector"
-    );
-    println!("  deploy/                   Kubernetes, systemd, Docker, collector examples");
-    println!("  deploy/demo/              the shop's three programs");
+    println!("  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317   sends spans to a collector");
+    println!("  deploy/        Kubernetes, systemd, Docker, collector examples");
+    println!("  deploy/demo/   the shop's three programs");
     Ok(())
 }
 
@@ -134,7 +132,7 @@ impl Shop {
         let mut inventory = Running::start("inventory", directory, &mut node)?;
         inventory.wait_for_port(inventory_port)?;
 
-        let mut python = Command::new(setup::python()?);
+        let mut python = Command::new("python3");
         python.arg(sources.join("orders.py"));
         python.args([orders_port.to_string(), inventory_port.to_string()]);
         python.env("OTEL_SERVICE_NAME", "orders");

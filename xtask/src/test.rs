@@ -8,12 +8,13 @@ use std::{env, process::Command};
 use anyhow::Result;
 
 use crate::{
-    build, check, setup,
+    build, check,
+    setup::{self, Purpose},
     steps::{self, Privilege, say},
 };
 
 pub(crate) fn run() -> Result<()> {
-    setup::run(&setup::Arguments { tests: true })?;
+    setup::prepare(Purpose::Test)?;
     check::run()?;
     // Tests judge the agent that users get.
     let agent = build::agent()?;

@@ -6,12 +6,16 @@
 //! all since 5.5 (BTF tracepoints)
 
 use agent_common::{
+    kernel_config::KernelField,
     limits,
-    process::{ProcessExec, ProcessExit, ProcessFork},
+    process::{ProcessExec, ProcessExit, ProcessFork, Traced},
     record::RecordKind,
 };
 use aya_ebpf::{
-    helpers::{bpf_get_current_comm, generated::bpf_probe_read_user},
+    helpers::{
+        bpf_get_current_comm,
+        generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
+    },
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
@@ -20,61 +24,99 @@ use crate::{
     emit,
     maps::config,
     process,
-    read::task,
+    read::{field, task},
     scratch::{self, HEAD_BYTES, Slot},
 };
 
 #[btf_tracepoint(function = "sched_process_exec")]
-pub(crate) fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
-    let _ = try_exec();
+pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    let _ = try_exec(ctx.arg(2));
     0
 }
 
-/// Runs in the new program before its first instruction: its environment is still untouched.
+/// Runs in the new program before its first instruction: its strings are still untouched. A
+/// process that the user may have chosen by its executable is traced until that is decided, or
+/// its first requests, and all of a short-lived one, would be missed.
 #[inline(always)]
-fn try_exec() -> Option<()> {
+fn try_exec(program: *const u8) -> Option<()> {
     let current = task::current();
     let unit = task::unit(current)?;
-    let traced = process::is_traced(unit.process_id);
-    if !traced && config!(report_all_execs) == 0 {
+    let mut traced = process::traced(unit.process_id);
+    if !matches!(traced, Traced::Yes)
+        && config!(consider_execs) == 1
+        && unit.process_id != config!(agent_process_id)
+    {
+        traced = Traced::Provisionally;
+        process::trace_provisionally(unit.process_id, unit.process_start_ns);
+    }
+    if matches!(traced, Traced::No) {
         return None;
     }
     let area = scratch::area(Slot::Exec)?;
-    // SAFETY: `bytes` has room for the environment's bound.
-    let (captured, original) = unsafe { environment(current, (&raw mut (*area).bytes).cast()) };
+    // SAFETY: `bytes` has room for both bounds.
+    let strings = unsafe { copy_strings(current, program, (&raw mut (*area).bytes).cast()) };
     const LENGTH: usize = size_of::<ProcessExec>();
     // SAFETY: the record ends where the captured bytes begin, inside the area and aligned to 8;
     // nobody else uses this slot now; all bit patterns are valid.
     let record =
         unsafe { &mut *area.cast::<u8>().add(HEAD_BYTES - LENGTH).cast::<ProcessExec>() };
+    let captured = strings.executable + strings.arguments + strings.environment;
     record.header =
         emit::header(RecordKind::ProcessExec, LENGTH + captured as usize, emit::now_ns());
     record.unit = unit;
     record.parent_process_id = task::parent_process_id(current);
-    record.environment_length = captured;
-    record.environment_original_length = original;
-    record.traced = u32::from(traced);
+    record.executable_length = strings.executable;
+    record.arguments_length = strings.arguments;
+    record.environment_length = strings.environment;
+    record.traced = traced as u32;
+    record.reserved = 0;
     record.command = bpf_get_current_comm().unwrap_or([0; 16]);
     emit::scratch_record(area, LENGTH, captured);
     Some(())
 }
 
-/// Copies the start of the environment block; returns bytes copied and bytes there are.
+/// Bytes copied of each.
+struct Strings {
+    executable: u32,
+    arguments: u32,
+    environment: u32,
+}
+
+/// Copies the path of the executable, then arguments and environment behind it.
 ///
 /// # Safety
-/// `out` has room for [`limits::ENVIRONMENT_BYTES`].
+/// `out` has room for [`limits::EXECUTABLE_BYTES`] and [`limits::PROGRAM_BYTES`].
 #[inline(always)]
-unsafe fn environment(current: *const u8, out: *mut u8) -> (u32, u32) {
-    let Some((start, end)) = task::environment(current) else { return (0, 0) };
-    let original = end.saturating_sub(start) as u32;
-    let mut length = core::hint::black_box(original);
-    // The verifier wants the bound of the copy next to it.
-    if length > limits::ENVIRONMENT_BYTES as u32 {
-        length = limits::ENVIRONMENT_BYTES as u32;
+unsafe fn copy_strings(current: *const u8, program: *const u8, out: *mut u8) -> Strings {
+    let mut strings = Strings { executable: 0, arguments: 0, environment: 0 };
+    if let Some(path) = field::<*const u8>(program, KernelField::ProgramInterpreter) {
+        // SAFETY: bounded by the size given; the helper checks the source.
+        let length = unsafe {
+            bpf_probe_read_kernel_str(out.cast(), limits::EXECUTABLE_BYTES as u32, path.cast())
+        };
+        // The terminating NUL is counted by the helper, not by us.
+        if length > 1 && length <= limits::EXECUTABLE_BYTES as i64 {
+            strings.executable = length as u32 - 1;
+        }
     }
-    // SAFETY: `length` is at most what `out` has room for; the helper checks the source.
-    let failed = unsafe { bpf_probe_read_user(out.cast(), length, start as *const _) };
-    (if failed == 0 { length } else { 0 }, original)
+    let Some(place) = task::program_strings(current) else { return strings };
+    let mut length = core::hint::black_box(place.end.saturating_sub(place.start));
+    // The verifier wants the bounds of the copy next to it.
+    if length > limits::PROGRAM_BYTES as u64 {
+        length = limits::PROGRAM_BYTES as u64;
+    }
+    let offset =
+        core::hint::black_box(strings.executable) as usize & (limits::EXECUTABLE_BYTES - 1);
+    // SAFETY: offset + length is at most what `out` has room for; the helper checks the source.
+    let failed = unsafe {
+        bpf_probe_read_user(out.add(offset).cast(), length as u32, place.start as *const _)
+    };
+    if failed == 0 {
+        let arguments = place.arguments_end.saturating_sub(place.start);
+        strings.arguments = if arguments < length { arguments } else { length } as u32;
+        strings.environment = length as u32 - strings.arguments;
+    }
+    strings
 }
 
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -91,7 +133,11 @@ fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
     if child.process_id == parent.process_id || !process::is_traced(parent.process_id) {
         return None;
     }
-    process::trace(child.process_id, child.process_start_ns);
+    if matches!(process::traced(parent.process_id), Traced::Provisionally) {
+        process::trace_provisionally(child.process_id, child.process_start_ns);
+    } else {
+        process::trace(child.process_id, child.process_start_ns);
+    }
     emit::record(&ProcessFork {
         header: emit::header(RecordKind::ProcessFork, size_of::<ProcessFork>(), emit::now_ns()),
         parent,

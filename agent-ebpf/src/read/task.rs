@@ -94,11 +94,19 @@ pub(crate) fn parent_process_id(task: *const u8) -> u32 {
         .unwrap_or(0)
 }
 
-/// Start and end address of the environment block in the task's own memory.
-pub(crate) fn environment(task: *const u8) -> Option<(u64, u64)> {
+/// Where the kernel put a new program's strings in its own memory: the arguments, and right behind
+/// them the environment.
+pub(crate) struct ProgramStrings {
+    pub(crate) start: u64,
+    pub(crate) arguments_end: u64,
+    pub(crate) end: u64,
+}
+
+pub(crate) fn program_strings(task: *const u8) -> Option<ProgramStrings> {
     let memory: *const u8 = field(task, KernelField::TaskMemory)?;
-    Some((
-        field(memory, KernelField::MemoryEnvironmentStart)?,
-        field(memory, KernelField::MemoryEnvironmentEnd)?,
-    ))
+    Some(ProgramStrings {
+        start: field(memory, KernelField::MemoryArgumentsStart)?,
+        arguments_end: field(memory, KernelField::MemoryArgumentsEnd)?,
+        end: field(memory, KernelField::MemoryEnvironmentEnd)?,
+    })
 }

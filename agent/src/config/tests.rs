@@ -187,14 +187,14 @@ fn exporters_of_each_setting() {
     ];
     for (flags, environment, expected) in table {
         assert_eq!(
-            config(flags, environment).exporters,
+            config(flags, environment).export.kinds(),
             expected,
             "{flags:?} {environment:?}"
         );
     }
     let (disabled, warnings) =
         gather(&[], &[("OTEL_SDK_DISABLED", "true"), endpoint]).expect("valid");
-    assert_eq!((disabled.exporters.len(), warnings.len()), (0, 1));
+    assert_eq!((disabled.export.kinds().len(), warnings.len()), (0, 1));
 }
 
 /// What is wrong in other tools' variables is warned about and left out.
@@ -218,7 +218,7 @@ fn wrong_values_of_others_warn() {
             "{warnings:?}"
         );
         assert_eq!(
-            (config.log_level, config.export.len()),
+            (config.log_level, config.export.kinds().len()),
             (LogLevel::Info, 1)
         );
     }

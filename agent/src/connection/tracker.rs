@@ -97,11 +97,10 @@ impl Connection {
 
     /// Which end we are, where it is known.
     pub fn kind(&self) -> Option<Kind> {
-        match (&self.understanding, self.role) {
-            (Understanding::Speaks { kind, .. }, _) => Some(*kind),
-            (_, Role::Server) => Some(Kind::Server),
-            (_, Role::Client) => Some(Kind::Client),
-            (_, Role::Unknown) => None,
+        match self.role {
+            Role::Server => Some(Kind::Server),
+            Role::Client => Some(Kind::Client),
+            Role::Unknown => None,
         }
     }
 
@@ -334,6 +333,10 @@ impl Connection {
         match detect::detect(opening) {
             Detection::Found { protocol, kind } => {
                 let kept = std::mem::take(&mut undecided.kept);
+                self.role = match kind {
+                    Kind::Server => Role::Server,
+                    Kind::Client => Role::Client,
+                };
                 self.understanding = Understanding::Speaks {
                     session: (protocol.session)(self.endpoint(kind)),
                     kind,

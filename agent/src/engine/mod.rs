@@ -10,6 +10,7 @@ mod exchange;
 use std::{collections::VecDeque, sync::Arc};
 
 use agent_common::connection::ConnectionState;
+use rustc_hash::FxHashMap;
 
 use self::exchange::{Exchanges, Finished};
 use crate::{
@@ -18,9 +19,9 @@ use crate::{
     enrich::{Enricher, Host},
     event::{
         ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, ProcessId, Role,
-        Unit, clock::WallClock, decode,
+        Traced, Unit, clock::WallClock, decode,
     },
-    process::{Process, Runtime, table::ProcessTable},
+    process::{Facts, Process, Runtime, table::ProcessTable},
     sample::Sampler,
     self_metrics::{Counter, Loss, SelfMetrics},
     span::{Attribute, Kind, Span, attribute},
@@ -35,6 +36,10 @@ const PROCESSES: usize = 65_536;
 /// Ended exchanges that wait for their trace to settle. A busy node ends some 20,000 a second, and
 /// one waits for 0.1 s.
 const WAITING: usize = 65_536;
+
+/// Exchanges of a rejected process that were still open come to their end within this time, or
+/// with the process.
+const REJECTED_NS: u64 = 60_000_000_000;
 
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -54,8 +59,8 @@ pub enum Command {
     /// What `/proc` says of a process: answer with [`Engine::handle_process`], or not at all when
     /// it is gone.
     ReadProcess(ProcessId),
-    /// A process that is not traced replaced its program or began to listen: it may be one that
-    /// the user chose.
+    /// A process replaced its program, or began to listen while not traced: it may be one that the
+    /// user chose. Answer with [`Engine::handle_selected`] or [`Engine::handle_rejected`].
     Consider(ProcessId),
 }
 
@@ -69,6 +74,8 @@ pub struct Engine {
     clock: WallClock,
     metrics: Arc<SelfMetrics>,
     commands: VecDeque<Command>,
+    /// Processes that were traced only provisionally, and when that ended.
+    rejected: FxHashMap<ProcessId, u64>,
     spans: Vec<Span>,
 }
 
@@ -84,6 +91,7 @@ impl Engine {
             clock: WallClock::default(),
             metrics,
             commands: VecDeque::new(),
+            rejected: FxHashMap::default(),
             spans: Vec::new(),
         }
     }
@@ -121,12 +129,16 @@ impl Engine {
             }
             EventKind::Exec(exec) => {
                 self.processes.handle_exec(&exec);
-                if !exec.traced {
+                self.rejected.remove(&exec.process);
+                if exec.traced == Traced::Provisionally {
                     self.commands.push_back(Command::Consider(exec.process));
                 }
             }
             EventKind::Fork { parent, child } => {
                 self.processes.handle_fork(parent.process, child.process);
+                if self.rejected.contains_key(&parent.process) {
+                    self.commands.push_back(Command::Consider(child.process));
+                }
             }
             EventKind::Exit { process } => {
                 self.exchanges.lineage.handle_exit(|unit| unit.process == process);
@@ -171,6 +183,23 @@ impl Engine {
         }
     }
 
+    /// A process that turned out to be one the user chose.
+    pub fn handle_selected(&mut self, process: Process) {
+        self.rejected.remove(&process.id);
+        self.handle_process(process);
+    }
+
+    /// A process was traced only until it was decided whether the user chose it: not so. Spans of
+    /// it are not made.
+    pub fn handle_rejected(&mut self, process: ProcessId, now_ns: u64) {
+        self.rejected.insert(process, now_ns);
+    }
+
+    /// What is known of a process.
+    pub fn facts(&self, process: ProcessId) -> Option<&Facts> {
+        self.processes.facts(process)
+    }
+
     /// Time passes, `CLOCK_BOOTTIME` in nanoseconds.
     pub fn handle_tick(&mut self, now_ns: u64) {
         while let Some(id) = self.connections.poll_ask(now_ns) {
@@ -181,6 +210,7 @@ impl Engine {
         }
         self.stitcher.handle_tick(now_ns);
         self.finish_spans();
+        self.rejected.retain(|_, at_ns| now_ns.saturating_sub(*at_ns) < REJECTED_NS);
         let forgotten = self.processes.handle_tick(now_ns);
         self.enricher.forget(&forgotten);
     }
@@ -294,7 +324,7 @@ impl Engine {
         let mut observations = vec![first];
         observations.extend(std::iter::from_fn(|| connection.poll()));
         let discipline = |origin: Option<&connection::Origin>| match origin {
-            _ if self.processes.facts(facts.unit.process).map(crate::process::Facts::runtime)
+            _ if self.processes.facts(facts.unit.process).map(Facts::runtime)
                 == Some(Runtime::Nginx) =>
             {
                 Discipline::Loop
@@ -321,6 +351,9 @@ impl Engine {
             self.metrics.lose(Loss::TraceHoldFull, "", forced);
         }
         while let Some((finished, identity)) = self.stitcher.poll() {
+            if self.rejected.contains_key(&finished.process) {
+                continue;
+            }
             self.metrics.add(Counter::SpansCreated, 1);
             if self.sampler.decide(identity.trace_id, identity.remote_flags) {
                 let span = self.span(finished, identity);
@@ -362,7 +395,7 @@ impl Engine {
     /// A process whose first connection was seen, maybe before anything else of it.
     fn meet_process(&mut self, process: ProcessId) {
         if self.processes.facts(process).is_none() {
-            self.processes.handle_found(Process { id: process, facts: crate::process::Facts::default() });
+            self.processes.handle_found(Process { id: process, facts: Facts::default() });
             self.commands.push_front(Command::ReadProcess(process));
         }
     }

@@ -128,13 +128,19 @@ fn closing(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
 
 fn exec(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
     let (record, rest) = read::<ProcessExec>(bytes)?;
+    let part = |from: u32, length: u32| {
+        rest.get(from as usize..from.saturating_add(length) as usize).ok_or(DecodeError::Short)
+    };
+    let arguments_end = record.executable_length.saturating_add(record.arguments_length);
     let command = record.command.split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(EventKind::Exec(Exec {
         process: unit(&record.unit).process,
         parent_pid: record.parent_process_id,
-        traced: record.traced != 0,
+        traced: record.traced.into(),
         command: String::from_utf8_lossy(command).into_owned(),
-        environment: rest.get(..record.environment_length as usize).ok_or(DecodeError::Short)?,
+        executable: String::from_utf8_lossy(part(0, record.executable_length)?).into_owned(),
+        arguments: part(record.executable_length, record.arguments_length)?,
+        environment: part(arguments_end, record.environment_length)?,
     }))
 }
 

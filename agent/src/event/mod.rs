@@ -9,7 +9,10 @@ pub mod decode;
 
 use std::net::IpAddr;
 
-pub use agent_common::connection::{ClosingStep, Direction, DirectionState, Role};
+pub use agent_common::{
+    connection::{ClosingStep, Direction, DirectionState, Role},
+    process::Traced,
+};
 
 /// A process, safe against reuse of its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,8 +100,12 @@ pub struct Data<'a> {
 pub struct Exec<'a> {
     pub process: ProcessId,
     pub parent_pid: u32,
-    pub traced: bool,
+    pub traced: Traced,
     pub command: String,
+    /// Path the kernel runs, for a script that of its interpreter; empty when unknown.
+    pub executable: String,
+    /// Strings that end in NUL; the last one may be cut.
+    pub arguments: &'a [u8],
     /// `NAME=value` strings that end in NUL; the last one may be cut.
     pub environment: &'a [u8],
 }

@@ -104,6 +104,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The exporters that are configured.
+    pub fn kinds(&self) -> Vec<Kind> {
+        [
+            (Kind::Otlp, self.otlp.is_some()),
+            (Kind::Console, self.console.is_some()),
+            (Kind::Json, self.json),
+        ]
+        .into_iter()
+        .filter_map(|(kind, is_configured)| is_configured.then_some(kind))
+        .collect()
+    }
+}
+
 /// Where the engine puts finished spans.
 #[derive(Clone)]
 pub struct SpanSink {

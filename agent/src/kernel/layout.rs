@@ -18,7 +18,7 @@ pub enum Feature {
     ThreadEvidence,
     /// Role of connections older than the agent.
     OldConnectionRole,
-    /// Environment of a program at its exec.
+    /// Path, arguments and environment of a program at its exec.
     ExecEnvironment,
     /// Telling a process from a later one of the same number.
     ProcessIdentity,
@@ -51,7 +51,7 @@ impl Feature {
             Self::LocalWire => "joining both ends of a connection on this host",
             Self::ThreadEvidence => "parents by thread",
             Self::OldConnectionRole => "the role of connections older than the agent",
-            Self::ExecEnvironment => "the environment of new programs",
+            Self::ExecEnvironment => "path, arguments and environment of new programs",
             Self::ProcessIdentity => "telling processes of one number apart",
             Self::ProcessExit => "the end of processes",
             Self::NetworkNamespace => "network namespaces",
@@ -92,9 +92,12 @@ pub const fn needed_by(field: KernelField) -> Feature {
             Feature::UnixSockets
         }
         F::TaskLeader | F::TaskStart => Feature::ProcessIdentity,
-        F::TaskParent | F::TaskMemory | F::MemoryEnvironmentStart | F::MemoryEnvironmentEnd => {
-            Feature::ExecEnvironment
-        }
+        F::TaskParent
+        | F::TaskMemory
+        | F::MemoryArgumentsStart
+        | F::MemoryArgumentsEnd
+        | F::MemoryEnvironmentEnd
+        | F::ProgramInterpreter => Feature::ExecEnvironment,
         F::TaskSignal | F::SignalLive => Feature::ProcessExit,
     }
 }

@@ -1,6 +1,8 @@
 //! EDGE: maps that user space reads or writes.
 
-use agent_common::{connection::ConnectionState, drop_reason::DropReason};
+use agent_common::{
+    connection::ConnectionState, drop_reason::DropReason, process::PROVISIONAL,
+};
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
@@ -53,8 +55,9 @@ impl Processes {
         let _ = self.map.remove(&pid);
     }
 
-    pub fn is_traced(&self, pid: u32) -> bool {
-        self.map.get(&pid, 0).is_ok()
+    /// Whether the process is traced, and not only until that is decided.
+    pub fn is_selected(&self, pid: u32) -> bool {
+        self.map.get(&pid, 0).is_ok_and(|start| start & PROVISIONAL == 0)
     }
 }
 

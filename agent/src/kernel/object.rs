@@ -30,8 +30,9 @@ pub struct Settings {
     /// `None`: the first that works.
     pub capture: Option<CapturePath>,
     pub trace_all: bool,
-    /// Exec records of every process are wanted, to select by executable.
-    pub report_all_execs: bool,
+    /// Every process that replaces its program is traced until it is decided whether the user
+    /// chose it by its executable.
+    pub consider_execs: bool,
     /// Inclusive ranges: a process that begins to listen in one is traced. At most
     /// [`limits::PORT_RANGES`]; more are matched in user space only.
     pub ports: Vec<(u16, u16)>,
@@ -174,7 +175,7 @@ fn missing_features(missing: &[KernelField]) -> Result<Vec<(Feature, KernelField
 fn select(settings: &Settings, config: &mut KernelConfig) {
     config.agent_process_id = settings.agent_process_id;
     config.trace_all = u32::from(settings.trace_all);
-    config.report_all_execs = u32::from(settings.report_all_execs);
+    config.consider_execs = u32::from(settings.consider_execs);
     for ((first, last), range) in settings.ports.iter().zip(&mut config.ports) {
         *range = PortRange { first: *first, last: *last };
     }

@@ -17,7 +17,12 @@
 mod targets;
 mod threads;
 
-use std::{fs, io::Write as _, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{IsTerminal as _, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -153,8 +158,12 @@ async fn wait(
     loop {
         tokio::select! {
             code = command.wait() => return code,
-            // A terminal sends it to the command as well.
-            _ = signals.interrupt.recv() => {}
+            _ = signals.interrupt.recv() => {
+                // A terminal sends it to the command as well, which may handle it and go on.
+                if !std::io::stdin().is_terminal() {
+                    command.interrupt();
+                }
+            }
             _ = signals.terminate.recv() => command.terminate(),
             _ = signals.user.recv() => print(),
         }
@@ -185,7 +194,7 @@ fn kernel_settings(config: &Config) -> kernel::Settings {
             Capture::Kretprobe => Some(CapturePath::Kretprobe),
         },
         trace_all: selection.all,
-        report_all_execs: !selection.executables.is_empty(),
+        consider_execs: !selection.executables.is_empty(),
         ports: selection.ports.kernel_ranges().map(|range| (range.first, range.last)).collect(),
         agent_process_id: std::process::id(),
     }

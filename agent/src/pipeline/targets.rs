@@ -1,9 +1,11 @@
 //! EDGE: the processes the user chose, told to the kernel side.
 
+use std::collections::BTreeSet;
+
 use crate::{
     event::ProcessId,
     kernel::maps::Processes,
-    process::{Process, select::Selection, watch::ProcFs},
+    process::{Facts, Process, select::Selection, watch::ProcFs},
 };
 
 pub(super) struct Targets {
@@ -42,22 +44,42 @@ impl Targets {
         Ok(chosen)
     }
 
-    /// A process that replaced its program or began to listen may be one that was chosen.
-    pub(super) fn consider(&mut self, id: ProcessId) -> Option<Process> {
-        let process = self.read(id)?;
-        let listening = self.procfs.listening_ports(std::iter::once(id.pid));
-        let ports = listening.get(&id.pid).cloned().unwrap_or_default();
-        let reason = self.selection.matches(id.pid, &process.facts, &ports)?;
-        if let Err(error) = self.traced.trace(id) {
-            tracing::warn!(pid = id.pid, %error, "process not traced");
+    /// A process that replaced its program or began to listen may be one that was chosen, or the
+    /// child of one. `known` is what its exec said, for one that has ended already. `None`: it is
+    /// not, and is no longer traced.
+    pub(super) fn consider(&mut self, id: ProcessId, known: Option<&Facts>) -> Option<Process> {
+        let read = self.read(id);
+        let has_ended = read.is_none();
+        let process = read.or_else(|| known.map(|facts| Process { id, facts: facts.clone() }))?;
+        let ports = if has_ended {
+            BTreeSet::new()
+        } else {
+            let mut listening = self.procfs.listening_ports(std::iter::once(id.pid));
+            listening.remove(&id.pid).unwrap_or_default()
+        };
+        let is_child = self.traced.is_selected(process.facts.parent_pid);
+        let reason = self.selection.matches(id.pid, &process.facts, &ports);
+        if !is_child && reason.is_none() {
+            self.traced.forget(id.pid);
             return None;
         }
         tracing::debug!(pid = id.pid, ?reason, "traced");
+        if !has_ended && let Err(error) = self.traced.trace(id) {
+            tracing::warn!(pid = id.pid, %error, "process not traced");
+            return None;
+        }
         Some(process)
     }
 
-    /// What `/proc` says now; `None` when the process is gone, or is another one by now.
+    /// What `/proc` says now; `None` when the process is gone, or is another one by now. One that
+    /// has ended and waits for its parent has neither executable nor arguments any more.
     pub(super) fn read(&self, id: ProcessId) -> Option<Process> {
-        self.procfs.read(id.pid).ok().filter(|process| id.start_ticks == 0 || process.id == id)
+        self.procfs
+            .read(id.pid)
+            .ok()
+            .filter(|process| id.start_ticks == 0 || process.id == id)
+            .filter(|Process { facts, .. }| {
+                !facts.executable.as_os_str().is_empty() || !facts.arguments.is_empty()
+            })
     }
 }

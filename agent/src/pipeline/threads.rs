@@ -161,6 +161,8 @@ impl Shell {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            // Which processes were chosen is decided before any of their spans is made.
+            self.answer_commands();
             self.engine.handle_tick(now_ns);
             self.answer_commands();
             self.hand_out();
@@ -202,8 +204,9 @@ impl Shell {
                     }
                 }
                 Command::Consider(id) => {
-                    if let Some(process) = self.targets.consider(id) {
-                        self.engine.handle_process(process);
+                    match self.targets.consider(id, self.engine.facts(id)) {
+                        Some(process) => self.engine.handle_selected(process),
+                        None => self.engine.handle_rejected(id, boottime_ns()),
                     }
                 }
             }

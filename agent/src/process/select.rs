@@ -201,14 +201,14 @@ pub struct ExecutableGlob {
 }
 
 impl ExecutableGlob {
-    /// `*` and `?` stop at `/`, `**` does not, `{a,b}` and `[a-z]` work; the error says what is
-    /// wrong.
+    /// `*` matches any characters, `/` included, so that `*/curl` finds it wherever it is; `?`,
+    /// `{a,b}` and `[a-z]` work too. The error says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.trim().is_empty() {
             return Err("it is empty".to_owned());
         }
         let glob = GlobBuilder::new(text)
-            .literal_separator(true)
+            .literal_separator(false)
             .build()
             .map_err(|error| error.kind().to_string())?;
         Ok(Self {
@@ -363,7 +363,9 @@ mod tests {
             ("node", "/opt/node/run", false),
             ("python*", "/usr/bin/python3.11", true),
             ("/usr/bin/*", "/usr/bin/node", true),
-            ("/usr/*", "/usr/bin/node", false),
+            ("/usr/*", "/usr/bin/node", true),
+            ("*/node", "/usr/bin/node", true),
+            ("*/node", "/usr/bin/nodes", false),
             ("/usr/**", "/usr/bin/node", true),
             ("/opt/{a,b}/run", "/opt/b/run", true),
             ("*", "", false),

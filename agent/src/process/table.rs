@@ -78,6 +78,9 @@ impl ProcessTable {
         let before = self.entries.get(&exec.process).map(|entry| &entry.facts);
         let facts = Facts {
             parent_pid: exec.parent_pid,
+            // What `/proc` would say, were the process to end before it is read.
+            executable: exec.executable.clone().into(),
+            arguments: text::parse_arguments(exec.arguments),
             command: exec.command.clone(),
             environment: environment.variables.clone(),
             // An exec leaves the process in its cgroup, and its start as it was.
@@ -238,6 +241,7 @@ impl ProcessTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Traced;
 
     const SHELL: ProcessId = ProcessId {
         pid: 10,
@@ -271,8 +275,10 @@ mod tests {
         Exec {
             process: CHILD,
             parent_pid: SHELL.pid,
-            traced: true,
+            traced: Traced::Yes,
             command: "nginx".to_owned(),
+            executable: "/usr/sbin/nginx".to_owned(),
+            arguments: b"nginx\0-g\0daemon off;\0",
             environment,
         }
     }
@@ -310,8 +316,9 @@ mod tests {
         assert_eq!(
             table
                 .facts(CHILD)
-                .map(|facts| facts.executable.as_os_str().is_empty()),
-            Some(true)
+                .and_then(Facts::executable_name),
+            Some("nginx"),
+            "the exec's own path, until /proc is read"
         );
         assert_eq!(table.poll_unread(), Some(CHILD));
         assert_eq!(table.poll_unread(), None);

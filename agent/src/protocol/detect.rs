@@ -35,7 +35,10 @@ pub enum Detection {
     /// Call again when there are more bytes.
     Undecided,
     /// This protocol, and our end is this kind: found out from the bytes where it was unknown.
-    Found { protocol: &'static Protocol, kind: Kind },
+    Found {
+        protocol: &'static Protocol,
+        kind: Kind,
+    },
     /// None of ours. On a connection older than the agent a later turn may tell more.
     Unrecognised,
 }
@@ -95,7 +98,11 @@ fn judge(protocol: &Protocol, kind: Kind, opening: Opening<'_>) -> Verdict {
 }
 
 fn flow_verdict(protocol: &Protocol, flow: Flow, bytes: &[u8]) -> Verdict {
-    if bytes.is_empty() { Verdict::NeedMore } else { (protocol.detect)(flow, bytes) }
+    if bytes.is_empty() {
+        Verdict::NeedMore
+    } else {
+        (protocol.detect)(flow, bytes)
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +110,12 @@ mod tests {
     use super::*;
 
     fn found(inbound: &[u8], outbound: &[u8], kind: Option<Kind>, complete: bool) -> String {
-        match detect(Opening { inbound, outbound, kind, complete }) {
+        match detect(Opening {
+            inbound,
+            outbound,
+            kind,
+            complete,
+        }) {
             Detection::Undecided => "undecided".to_owned(),
             Detection::Found { protocol, kind } => format!("{} {kind:?}", protocol.name),
             Detection::Unrecognised => "unrecognised".to_owned(),
@@ -115,7 +127,8 @@ mod tests {
     fn waits_for_the_whole_request_line() {
         let request = b"GET / HTTP/1.1\r\n";
         for length in 0..request.len() {
-            assert_eq!(found(&request[..length], b"", Some(Kind::Server), true), "undecided");
+            let (begun, _) = request.split_at(length);
+            assert_eq!(found(begun, b"", Some(Kind::Server), true), "undecided");
         }
         assert_eq!(found(request, b"", Some(Kind::Server), true), "http Server");
     }
@@ -123,10 +136,22 @@ mod tests {
     /// Where the role is unknown, the side the request line comes from is the client.
     #[test]
     fn finds_the_role() {
-        assert_eq!(found(b"GET / HTTP/1.1\r\n", b"", None, false), "http Server");
-        assert_eq!(found(b"", b"PUT /a HTTP/1.0\r\n", None, false), "http Client");
-        assert_eq!(found(b"HTTP/1.1 200 OK\r\n", b"", None, false), "http Client");
-        assert_eq!(found(b"", b"HTTP/1.1 200 OK\r\n", None, false), "http Server");
+        assert_eq!(
+            found(b"GET / HTTP/1.1\r\n", b"", None, false),
+            "http Server"
+        );
+        assert_eq!(
+            found(b"", b"PUT /a HTTP/1.0\r\n", None, false),
+            "http Client"
+        );
+        assert_eq!(
+            found(b"HTTP/1.1 200 OK\r\n", b"", None, false),
+            "http Client"
+        );
+        assert_eq!(
+            found(b"", b"HTTP/1.1 200 OK\r\n", None, false),
+            "http Server"
+        );
     }
 
     /// On an older connection the middle of a message says nothing; the next head does.
@@ -134,7 +159,10 @@ mod tests {
     fn an_older_connection_may_begin_anywhere() {
         let body = b"\x00\x01middle of a body";
         assert_eq!(found(body, b"", None, false), "undecided");
-        assert_eq!(found(body, b"HTTP/1.1 200 OK\r\n", None, false), "http Server");
+        assert_eq!(
+            found(body, b"HTTP/1.1 200 OK\r\n", None, false),
+            "http Server"
+        );
         assert_eq!(found(body, body, None, false), "unrecognised");
         assert_eq!(found(body, b"", Some(Kind::Server), true), "unrecognised");
     }
@@ -143,14 +171,26 @@ mod tests {
     #[test]
     fn other_protocols_are_not_http() {
         let conversations: [(&[u8], &[u8]); 9] = [
-            (b"EHLO client.example\r\n", b"220 mail.example ESMTP Postfix\r\n"),
+            (
+                b"EHLO client.example\r\n",
+                b"220 mail.example ESMTP Postfix\r\n",
+            ),
             (b"USER anonymous\r\n", b"220 (vsFTPd 3.0.3)\r\n"),
             (b"get x\r\n", b"END\r\n"),
             (b"GET x\r\n", b"$-1\r\n"),
             (b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"),
-            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x16\x03\x03\x00\x7a\x02"),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"),
-            (b"OPTIONS rtsp://example/x RTSP/1.0\r\n", b"RTSP/1.0 200 OK\r\n"),
+            (
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+                b"\x16\x03\x03\x00\x7a\x02",
+            ),
+            (
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
+            ),
+            (
+                b"OPTIONS rtsp://example/x RTSP/1.0\r\n",
+                b"RTSP/1.0 200 OK\r\n",
+            ),
             (b"SSH-2.0-OpenSSH_9.2p1\r\n", b"SSH-2.0-OpenSSH_9.2p1\r\n"),
         ];
         for (request, response) in conversations {
@@ -165,7 +205,13 @@ mod tests {
     #[test]
     fn an_unfinished_line_is_not_http_yet() {
         assert_eq!(found(b"GET x", b"", Some(Kind::Server), true), "undecided");
-        assert_eq!(found(b"GET /?q=HTTP/1.1", b"", Some(Kind::Server), true), "undecided");
-        assert_eq!(found(b"\r\nPROPFIND /d HTTP/1.1\n", b"", None, true), "http Server");
+        assert_eq!(
+            found(b"GET /?q=HTTP/1.1", b"", Some(Kind::Server), true),
+            "undecided"
+        );
+        assert_eq!(
+            found(b"\r\nPROPFIND /d HTTP/1.1\n", b"", None, true),
+            "http Server"
+        );
     }
 }

@@ -26,6 +26,7 @@ pub enum Flow {
 }
 
 impl Flow {
+    #[must_use]
     pub const fn opposite(self) -> Self {
         match self {
             Self::Request => Self::Response,

@@ -41,9 +41,8 @@ pub fn query(query: &str) -> Cow<'_, str> {
 }
 
 fn is_sensitive(pair: &str) -> bool {
-    pair.split_once('=').is_some_and(|(key, value)| {
-        !value.is_empty() && SENSITIVE_QUERY_KEYS.contains(&key)
-    })
+    pair.split_once('=')
+        .is_some_and(|(key, value)| !value.is_empty() && SENSITIVE_QUERY_KEYS.contains(&key))
 }
 
 /// An absolute URL without user information and without the values of sensitive query keys.
@@ -113,7 +112,10 @@ mod tests {
         assert_eq!(url("http://u@h:81"), "http://REDACTED@h:81");
         assert_eq!(url("http://u:p@ss@h/"), "http://REDACTED:REDACTED@h/");
         assert_eq!(url("http://h/a@b?c=d@e"), "http://h/a@b?c=d@e");
-        assert_eq!(url("http://u:p@h?sig=1"), "http://REDACTED:REDACTED@h?sig=REDACTED");
+        assert_eq!(
+            url("http://u:p@h?sig=1"),
+            "http://REDACTED:REDACTED@h?sig=REDACTED"
+        );
         assert!(matches!(url("http://h/x?y=z"), Cow::Borrowed(_)));
     }
 }

@@ -21,7 +21,7 @@ use usage::Usage;
 use crate::{
     build::{self, Agent},
     child::{self, Running, TemporaryDirectory},
-    setup,
+    setup::{self, Purpose},
     steps::{self, Privilege, capture, say},
 };
 
@@ -65,7 +65,7 @@ http {
 ";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    setup::run(&setup::Arguments { tests: true })?;
+    setup::prepare(Purpose::Show)?;
     let binary = match &arguments.agent {
         Some(binary) => binary.clone(),
         None => build::agent()?,

@@ -24,11 +24,33 @@ pub(crate) struct Arguments {
     pub(crate) tests: bool,
 }
 
+/// What has to be there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// Compiling the agent.
+    Build,
+    /// Running real programs under the agent, as demo and bench do.
+    Show,
+    /// All tests.
+    Test,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    prepare(if arguments.tests {
+        Purpose::Test
+    } else {
+        Purpose::Build
+    })
+}
+
+/// Installs what is missing for `purpose`.
+pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     let cache = Cache::open()?;
     ebpf::ensure_toolchain(&cache)?;
-    if arguments.tests {
+    if purpose >= Purpose::Show {
         packages::ensure_programs()?;
+    }
+    if purpose >= Purpose::Test {
         packages::ensure_python(&cache)?;
     }
     Ok(())

@@ -32,7 +32,7 @@ pub(super) fn ensure_programs() -> Result<()> {
         .filter(|(program, _)| steps::find_program(program).is_none())
         .map(|&(_, package)| package)
         .collect();
-    // Debian splits `venv` from Python; others bring it.
+    // Debian splits `venv` from Python; others bring it. Tests install Python packages into one.
     if capture(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_err() {
         missing.push("python3-venv");
     }

@@ -17,13 +17,12 @@ const EDGES: [&str; 9] = [
 ];
 
 /// Modules that only compute.
-const PURE: [&str; 10] = [
+const PURE: [&str; 9] = [
     "connection",
     "context",
     "engine",
     "enrich",
     "event",
-    "metric",
     "protocol",
     "sample",
     "self_metrics",

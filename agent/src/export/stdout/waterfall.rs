@@ -12,6 +12,8 @@ use crate::span::{Kind, Span, Status, Value, attribute};
 
 /// What a terminal has when nobody chose.
 pub const DEFAULT_WIDTH: usize = 80;
+/// For what is written to a file or pasted: room for whole paths.
+pub const PASTE_WIDTH: usize = 120;
 /// Narrower than this nothing is readable; lines then wrap.
 const MIN_WIDTH: usize = 60;
 /// A trace on screen should be seen whole; what is cut is said.

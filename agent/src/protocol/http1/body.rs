@@ -27,23 +27,34 @@ pub(super) enum Framing {
 #[derive(Clone, Debug)]
 pub(super) struct Body {
     state: State,
-    /// Payload bytes that passed; meaningless once framing was lost.
+    /// Payload bytes that passed.
     size: u64,
+    /// Framing was lost on the way, so `size` is not all.
+    is_uncounted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Length(u64),
     /// In a chunk's size; `digits` were read.
-    Size { value: u64, digits: u8 },
+    Size {
+        value: u64,
+        digits: u8,
+    },
     /// After the size, up to the line end.
-    Extension { value: u64 },
+    Extension {
+        value: u64,
+    },
     Data(u64),
     /// After a chunk's data: its line end.
     DataEnd,
-    Trailer { is_empty: bool },
+    Trailer {
+        is_empty: bool,
+    },
     /// The last seven bytes, to find the last chunk.
-    Lost { window: u64 },
+    Lost {
+        window: u64,
+    },
     UntilTurn,
     UntilClose,
     Done,
@@ -77,16 +88,27 @@ impl Body {
         let state = match framing {
             Framing::Empty | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Size { value: 0, digits: 0 },
+            Framing::Chunked => State::Size {
+                value: 0,
+                digits: 0,
+            },
             Framing::UntilClose => State::UntilClose,
             Framing::Unknown => State::UntilTurn,
         };
-        Self { state, size: 0 }
+        Self {
+            state,
+            size: 0,
+            is_uncounted: false,
+        }
     }
 
     /// A chunked body whose beginning was not seen.
     pub(super) const fn lost_in_chunks() -> Self {
-        Self { state: State::Lost { window: 0 }, size: 0 }
+        Self {
+            state: State::Lost { window: 0 },
+            size: 0,
+            is_uncounted: true,
+        }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -104,10 +126,8 @@ impl Body {
 
     /// Payload bytes so far, where all of them could be counted.
     pub(super) fn size(&self) -> Option<u64> {
-        match self.state {
-            State::Lost { .. } | State::UntilTurn => None,
-            _ => Some(self.size),
-        }
+        let is_known = !self.is_uncounted && self.state != State::UntilTurn;
+        is_known.then_some(self.size)
     }
 
     /// Follows `data` and says how many bytes of it belong to the body.
@@ -115,12 +135,23 @@ impl Body {
         let mut reader = Reader::new(data);
         while !reader.is_empty() && !self.is_done() {
             self.step(&mut reader);
+            self.note_loss();
         }
         data.len() - reader.rest().len()
     }
 
     /// Follows `length` bytes that were not captured and says how many belong to the body.
     pub(super) fn skip(&mut self, length: u64) -> u64 {
+        let used = self.skip_in_state(length);
+        self.note_loss();
+        used
+    }
+
+    fn note_loss(&mut self) {
+        self.is_uncounted |= matches!(self.state, State::Lost { .. });
+    }
+
+    fn skip_in_state(&mut self, length: u64) -> u64 {
         match self.state {
             State::Length(remaining) => {
                 let used = remaining.min(length);
@@ -136,7 +167,10 @@ impl Body {
                     None => State::Data(remaining - length),
                     // Nothing but CR LF may follow a chunk's data.
                     Some(0 | 1) => State::DataEnd,
-                    Some(2) => State::Size { value: 0, digits: 0 },
+                    Some(2) => State::Size {
+                        value: 0,
+                        digits: 0,
+                    },
                     Some(_) => State::Lost { window: 0 },
                 };
                 self.size = self.size.saturating_add(length.min(remaining));
@@ -170,15 +204,16 @@ impl Body {
                 self.take_data(reader, u64::MAX);
                 self.state
             }
-            State::Extension { value } => {
-                skip_line(reader, |is_ended| match (is_ended, value) {
-                    (false, _) => State::Extension { value },
-                    (true, 0) => State::Trailer { is_empty: true },
-                    (true, size) => State::Data(size),
-                })
-            }
+            State::Extension { value } => skip_line(reader, |is_ended| match (is_ended, value) {
+                (false, _) => State::Extension { value },
+                (true, 0) => State::Trailer { is_empty: true },
+                (true, size) => State::Data(size),
+            }),
             State::Size { .. } | State::DataEnd | State::Trailer { .. } | State::Lost { .. } => {
-                reader.take(1).first().map_or(self.state, |&byte| self.framing_byte(byte))
+                reader
+                    .take(1)
+                    .first()
+                    .map_or(self.state, |&byte| self.framing_byte(byte))
             }
             State::Done => State::Done,
         };
@@ -186,12 +221,15 @@ impl Body {
 
     /// One byte where each counts.
     fn framing_byte(&self, byte: u8) -> State {
-        let lost = State::Lost { window: u64::from(byte) };
+        let lost = State::Lost {
+            window: u64::from(byte),
+        };
         match self.state {
             State::Size { value, digits } => match (char::from(byte).to_digit(16), digits) {
-                (Some(digit), 0..16) => {
-                    State::Size { value: value << 4 | u64::from(digit), digits: digits + 1 }
-                }
+                (Some(digit), 0..16) => State::Size {
+                    value: value << 4 | u64::from(digit),
+                    digits: digits + 1,
+                },
                 (None, 1..) if byte == b'\n' && value == 0 => State::Trailer { is_empty: true },
                 (None, 1..) if byte == b'\n' => State::Data(value),
                 (None, 1..) if matches!(byte, b'\r' | b' ' | b'\t' | b';') => {
@@ -201,7 +239,10 @@ impl Body {
             },
             State::DataEnd => match byte {
                 b'\r' => State::DataEnd,
-                b'\n' => State::Size { value: 0, digits: 0 },
+                b'\n' => State::Size {
+                    value: 0,
+                    digits: 0,
+                },
                 _ => lost,
             },
             State::Trailer { is_empty } => match byte {
@@ -212,7 +253,11 @@ impl Body {
             },
             State::Lost { window } => {
                 let window = (window << 8 | u64::from(byte)) & WINDOW;
-                if window == LAST_CHUNK { State::Done } else { State::Lost { window } }
+                if window == LAST_CHUNK {
+                    State::Done
+                } else {
+                    State::Lost { window }
+                }
             }
             other => other,
         }
@@ -220,7 +265,9 @@ impl Body {
 
     /// Reads payload, and says how much of `limit` is still to come.
     fn take_data(&mut self, reader: &mut Reader<'_>, limit: u64) -> u64 {
-        let taken = reader.take(usize::try_from(limit).unwrap_or(usize::MAX)).len() as u64;
+        let taken = reader
+            .take(usize::try_from(limit).unwrap_or(usize::MAX))
+            .len() as u64;
         self.size = self.size.saturating_add(taken);
         limit - taken
     }
@@ -228,10 +275,12 @@ impl Body {
 
 /// Skips to after the next line feed, or to the end; `next` is told which.
 fn skip_line(reader: &mut Reader<'_>, next: impl Fn(bool) -> State) -> State {
-    next(reader.take_line().is_some() || {
-        reader.take(usize::MAX);
-        false
-    })
+    next(
+        reader.take_line().is_some() || {
+            reader.take(usize::MAX);
+            false
+        },
+    )
 }
 
 #[cfg(test)]
@@ -273,7 +322,9 @@ mod tests {
             let mut body = chunked();
             body.feed(b"1000\r\nab");
             assert_eq!(body.skip(0xffe + swallowed), 0xffe + swallowed);
-            let rest = b"\r\n0\r\n\r\n".get(swallowed as usize..).expect("two bytes at most");
+            let rest = b"\r\n0\r\n\r\n"
+                .get(swallowed as usize..)
+                .expect("two bytes at most");
             // After one of the two the line feed is still expected.
             assert_eq!(body.feed(rest), rest.len());
             assert!(body.is_done(), "{swallowed} swallowed");
@@ -290,9 +341,13 @@ mod tests {
         assert_eq!(body.openness(), Openness::TurnOrClose);
         assert_eq!(body.size(), None);
         body.feed(b"0\r\n\r\n");
-        assert!(!body.is_done(), "without the line end before it, it may be data");
+        assert!(
+            !body.is_done(),
+            "without the line end before it, it may be data"
+        );
         body.feed(b"x\r\n0\r\n\r\n");
         assert!(body.is_done());
+        assert_eq!(body.size(), None);
     }
 
     /// Sizes that are no numbers, or too large, are lost framing and not a panic.

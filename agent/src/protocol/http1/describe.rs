@@ -39,10 +39,18 @@ pub(super) struct Result {
 pub(super) fn request(endpoint: &Endpoint, line: &RequestLine<'_>, fields: &Fields<'_>) -> Draft {
     let mut attributes = Vec::with_capacity(ATTRIBUTES);
     let method = known_method(line.method);
-    push(&mut attributes, attribute::HTTP_REQUEST_METHOD, method.unwrap_or("_OTHER"));
+    push(
+        &mut attributes,
+        attribute::HTTP_REQUEST_METHOD,
+        method.unwrap_or("_OTHER"),
+    );
     if method.is_none() {
         let original = line.method.to_owned();
-        push(&mut attributes, attribute::HTTP_REQUEST_METHOD_ORIGINAL, original);
+        push(
+            &mut attributes,
+            attribute::HTTP_REQUEST_METHOD_ORIGINAL,
+            original,
+        );
     }
     let target = Target::of(line);
     match endpoint.kind {
@@ -57,7 +65,11 @@ pub(super) fn request(endpoint: &Endpoint, line: &RequestLine<'_>, fields: &Fiel
         }
         Address::Unix { path } => {
             if !path.is_empty() {
-                push(&mut attributes, attribute::NETWORK_PEER_ADDRESS, path.clone());
+                push(
+                    &mut attributes,
+                    attribute::NETWORK_PEER_ADDRESS,
+                    path.clone(),
+                );
             }
             push(&mut attributes, attribute::NETWORK_TRANSPORT, "unix");
         }
@@ -67,11 +79,18 @@ pub(super) fn request(endpoint: &Endpoint, line: &RequestLine<'_>, fields: &Fiel
         1 => Cow::Borrowed("1.1"),
         minor => Cow::Owned(format!("1.{minor}")),
     };
-    push(&mut attributes, attribute::NETWORK_PROTOCOL_VERSION, version);
+    push(
+        &mut attributes,
+        attribute::NETWORK_PROTOCOL_VERSION,
+        version,
+    );
     if let Some(agent) = fields.user_agent {
         push(&mut attributes, attribute::USER_AGENT_ORIGINAL, text(agent));
     }
-    Draft { name: method.unwrap_or("HTTP"), attributes }
+    Draft {
+        name: method.unwrap_or("HTTP"),
+        attributes,
+    }
 }
 
 fn server_attributes(
@@ -86,7 +105,11 @@ fn server_attributes(
     if let Some((path, query)) = target.path_and_query() {
         push(attributes, attribute::URL_PATH, path.to_owned());
         if let Some(query) = query {
-            push(attributes, attribute::URL_QUERY, redact::query(query).into_owned());
+            push(
+                attributes,
+                attribute::URL_QUERY,
+                redact::query(query).into_owned(),
+            );
         }
     }
     let server = Server::of(target, fields, &endpoint.local, scheme);
@@ -94,7 +117,11 @@ fn server_attributes(
     if let Some(client) = first_hop(fields) {
         push(attributes, attribute::CLIENT_ADDRESS, client);
     } else if let Address::Inet { ip, .. } = &endpoint.peer {
-        push(attributes, attribute::CLIENT_ADDRESS, ip.to_canonical().to_string());
+        push(
+            attributes,
+            attribute::CLIENT_ADDRESS,
+            ip.to_canonical().to_string(),
+        );
     }
 }
 
@@ -120,17 +147,35 @@ fn client_attributes(
 }
 
 pub(super) fn finish(draft: Draft, kind: Kind, result: Result) -> Details {
-    let Draft { name, mut attributes } = draft;
+    let Draft {
+        name,
+        mut attributes,
+    } = draft;
     if let Some(size) = result.request_size {
-        push(&mut attributes, attribute::HTTP_REQUEST_BODY_SIZE, size_value(size));
+        push(
+            &mut attributes,
+            attribute::HTTP_REQUEST_BODY_SIZE,
+            size_value(size),
+        );
     }
     if let Some(status) = result.status {
-        push(&mut attributes, attribute::HTTP_RESPONSE_STATUS_CODE, status);
+        push(
+            &mut attributes,
+            attribute::HTTP_RESPONSE_STATUS_CODE,
+            status,
+        );
     }
     if let Some(size) = result.response_size {
-        push(&mut attributes, attribute::HTTP_RESPONSE_BODY_SIZE, size_value(size));
+        push(
+            &mut attributes,
+            attribute::HTTP_RESPONSE_BODY_SIZE,
+            size_value(size),
+        );
     }
-    let error = result.status.filter(|&status| is_error(kind, status)).map(status_text);
+    let error = result
+        .status
+        .filter(|&status| is_error(kind, status))
+        .map(status_text);
     let error = error.or(match result.outcome {
         Outcome::Broken(error) => Some(Cow::Borrowed(error)),
         _ => None,
@@ -145,7 +190,11 @@ pub(super) fn finish(draft: Draft, kind: Kind, result: Result) -> Details {
     if let Outcome::Unobserved(what) = result.outcome {
         push(&mut attributes, attribute::UNOBSERVED, what);
     }
-    Details { name: name.to_owned(), status, attributes }
+    Details {
+        name: name.to_owned(),
+        status,
+        attributes,
+    }
 }
 
 /// 4xx is the client's doing, so no error of a server; what is no status of HTTP is one of both.
@@ -207,7 +256,9 @@ impl<'a> Target<'a> {
     }
 
     fn scheme(&self) -> Option<&'static str> {
-        let Self::Absolute(url) = self else { return None };
+        let Self::Absolute(url) = self else {
+            return None;
+        };
         let (scheme, _) = url.split_once("://")?;
         known_scheme(scheme)
     }
@@ -219,7 +270,11 @@ impl<'a> Target<'a> {
             Self::Absolute(url) => {
                 let (_, rest) = url.split_once("://")?;
                 let authority = rest.split(['/', '?', '#']).next()?;
-                Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+                Some(
+                    authority
+                        .rsplit_once('@')
+                        .map_or(authority, |(_, host)| host),
+                )
             }
             Self::Origin(_) | Self::Asterisk => None,
         }
@@ -245,7 +300,9 @@ impl<'a> Target<'a> {
 }
 
 fn known_scheme(scheme: &str) -> Option<&'static str> {
-    ["http", "https", "ws", "wss"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known))
+    ["http", "https", "ws", "wss"]
+        .into_iter()
+        .find(|known| scheme.eq_ignore_ascii_case(known))
 }
 
 /// The first scheme of a list, where it is one we know: anyone may send the field.
@@ -265,16 +322,30 @@ impl Server {
     /// From the target, else the `Host` field, else the socket.
     fn of(target: &Target<'_>, fields: &Fields<'_>, socket: &Address, scheme: &str) -> Self {
         let host = || fields.host.and_then(|host| str::from_utf8(host).ok());
-        let named = target.authority().or_else(host).filter(|authority| !authority.is_empty());
+        let named = target
+            .authority()
+            .or_else(host)
+            .filter(|authority| !authority.is_empty());
         if let Some((address, port)) = named.and_then(host_and_port) {
-            let default = if matches!(scheme, "https" | "wss") { 443 } else { 80 };
-            return Self { address, port: port.or(Some(default)) };
+            let default = if matches!(scheme, "https" | "wss") {
+                443
+            } else {
+                80
+            };
+            return Self {
+                address,
+                port: port.or(Some(default)),
+            };
         }
         match socket {
-            Address::Inet { ip, port } => {
-                Self { address: ip.to_canonical().to_string(), port: Some(*port) }
-            }
-            Address::Unix { path } => Self { address: path.clone(), port: None },
+            Address::Inet { ip, port } => Self {
+                address: ip.to_canonical().to_string(),
+                port: Some(*port),
+            },
+            Address::Unix { path } => Self {
+                address: path.clone(),
+                port: None,
+            },
         }
     }
 
@@ -293,9 +364,11 @@ impl Server {
         if let Some(host) = host.filter(|host| !host.is_empty()) {
             return host.to_owned();
         }
-        let address = match self.address.contains(':') {
-            true => format!("[{}]", self.address),
-            false => self.address.clone(),
+        let is_ipv6 = self.address.contains(':');
+        let address = if is_ipv6 {
+            format!("[{}]", self.address)
+        } else {
+            self.address.clone()
         };
         match self.port {
             Some(port) if port != 80 => format!("{address}:{port}"),
@@ -305,6 +378,7 @@ impl Server {
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`; the address is without brackets.
+/// `None` where the port is no port: then nothing of it is believed.
 fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -316,7 +390,11 @@ fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
             None => (authority, None),
         },
     };
-    (!host.is_empty()).then(|| (host.to_owned(), port.and_then(|port| port.parse().ok())))
+    let port = match port {
+        None | Some("") => None,
+        Some(port) => Some(port.parse().ok()?),
+    };
+    (!host.is_empty()).then(|| (host.to_owned(), port))
 }
 
 /// The client as the first proxy saw it: RFC 7239, section 4, else `X-Forwarded-For`. Hidden and
@@ -326,10 +404,17 @@ fn first_hop(fields: &Fields<'_>) -> Option<String> {
         let first = str::from_utf8(value).ok()?.split(',').next()?;
         first.split(';').find_map(|pair| {
             let (key, value) = pair.split_once('=')?;
-            key.trim().eq_ignore_ascii_case("for").then(|| value.trim().trim_matches('"'))
+            key.trim()
+                .eq_ignore_ascii_case("for")
+                .then(|| value.trim().trim_matches('"'))
         })
     });
-    let forwarded_for = || str::from_utf8(fields.forwarded_for?).ok()?.split(',').next();
+    let forwarded_for = || {
+        str::from_utf8(fields.forwarded_for?)
+            .ok()?
+            .split(',')
+            .next()
+    };
     let hop = forwarded.or_else(forwarded_for)?.trim();
     if hop.is_empty() || hop.starts_with('_') || hop.eq_ignore_ascii_case("unknown") {
         return None;

@@ -67,8 +67,12 @@ struct Exchange {
 enum RequestState {
     Head,
     /// Bytes of it were seen.
-    Body { begun: bool },
-    Done { size: Option<u64> },
+    Body {
+        begun: bool,
+    },
+    Done {
+        size: Option<u64>,
+    },
     /// A hole swallowed its end.
     Cut,
 }
@@ -79,10 +83,28 @@ impl Session for Http1 {
             return;
         }
         match input {
-            Input::Bytes { data, position, time_ns, turn_start } => {
-                self.bytes(flow, Chunk { data, position, time_ns, turn_start });
+            Input::Bytes {
+                data,
+                position,
+                time_ns,
+                turn_start,
+            } => {
+                self.bytes(
+                    flow,
+                    Chunk {
+                        data,
+                        position,
+                        time_ns,
+                        turn_start,
+                    },
+                );
             }
-            Input::Skipped { length, position, last_ns, tail } => {
+            Input::Skipped {
+                length,
+                position,
+                last_ns,
+                tail,
+            } => {
                 self.skipped(flow, length, position, last_ns, tail);
             }
             Input::End { cause, time_ns } => self.end(flow, cause, time_ns),
@@ -118,7 +140,13 @@ impl Session for Http1 {
 impl Http1 {
     pub(super) fn new(endpoint: Endpoint) -> Self {
         // The first bytes of an older connection may be the middle of a message.
-        let stage = || if endpoint.complete { Stage::Between } else { Stage::Lost };
+        let stage = || {
+            if endpoint.complete {
+                Stage::Between
+            } else {
+                Stage::Lost
+            }
+        };
         Self {
             requests: MessageReader::new(Flow::Request, stage()),
             responses: MessageReader::new(Flow::Response, stage()),
@@ -141,7 +169,10 @@ impl Http1 {
 
     /// The captured tail of a hole is fed like any bytes, which lets chunks and lengths end there.
     fn skipped(&mut self, flow: Flow, length: u64, position: u64, time_ns: u64, tail: [u8; 8]) {
-        let known = tail.iter().position(|&byte| byte != 0).and_then(|from| tail.get(from..));
+        let known = tail
+            .iter()
+            .position(|&byte| byte != 0)
+            .and_then(|from| tail.get(from..));
         let known = known.unwrap_or_default();
         let excess = (known.len() as u64).saturating_sub(length) as usize;
         let known = known.get(excess..).unwrap_or_default();
@@ -154,7 +185,15 @@ impl Http1 {
         }
         if !known.is_empty() {
             let position = position.saturating_add(hole);
-            self.bytes(flow, Chunk { data: known, position, time_ns, turn_start: false });
+            self.bytes(
+                flow,
+                Chunk {
+                    data: known,
+                    position,
+                    time_ns,
+                    turn_start: false,
+                },
+            );
         }
     }
 
@@ -235,7 +274,11 @@ impl Http1 {
         let number = self.next_number;
         self.next_number += 1;
         self.current = Some(number);
-        let Start { position, time_ns: start_ns, .. } = start;
+        let Start {
+            position,
+            time_ns: start_ns,
+            ..
+        } = start;
         self.progress.push_back(Progress::RequestStarted {
             exchange: number,
             position,
@@ -259,7 +302,9 @@ impl Http1 {
     /// A request that begins a turn proves that what was sent before it has been read: a response
     /// whose end could not be seen in its bytes has ended.
     fn settle_before(&mut self, start: Start) {
-        let Some(front) = self.outstanding.front() else { return };
+        let Some(front) = self.outstanding.front() else {
+            return;
+        };
         if !start.on_turn {
             return;
         }
@@ -275,19 +320,26 @@ impl Http1 {
             self.give_up();
             return;
         }
-        let outcome =
-            if front.status.is_some() { Outcome::Complete } else { Outcome::Unobserved(RESPONSE) };
+        let outcome = if front.status.is_some() {
+            Outcome::Complete
+        } else {
+            Outcome::Unobserved(RESPONSE)
+        };
         self.finish_front(outcome, None, None);
         self.responses.lose();
     }
 
     fn request_head(&mut self, head: &[u8], time_ns: u64) {
-        let Some((line, block)) = parse::split_start_line(head) else { return };
+        let Some((line, block)) = parse::split_start_line(head) else {
+            return;
+        };
         // It may have been started by its line, and even have been answered since.
         if self.current.is_none() {
             self.request_line(line, time_ns);
         }
-        let Some(line) = parse::request_line(line) else { return };
+        let Some(line) = parse::request_line(line) else {
+            return;
+        };
         let fields = parse::fields(block);
         let framing = fields.request_framing();
         let draft = describe::request(&self.endpoint, &line, &fields);
@@ -299,7 +351,8 @@ impl Http1 {
             if !exchange.response_announced {
                 let exchange = exchange.number;
                 let headers = fields.trace;
-                self.progress.push_back(Progress::RequestHead { exchange, headers });
+                self.progress
+                    .push_back(Progress::RequestHead { exchange, headers });
             }
         }
         if self.is_over {
@@ -350,7 +403,11 @@ impl Http1 {
     fn draft_of(&self, head: &[u8]) -> Option<Draft> {
         let (line, block) = parse::split_start_line(head)?;
         let line = parse::request_line(line)?;
-        Some(describe::request(&self.endpoint, &line, &parse::fields(block)))
+        Some(describe::request(
+            &self.endpoint,
+            &line,
+            &parse::fields(block),
+        ))
     }
 
     fn request_hole(&mut self, length: u64, time_ns: u64) {
@@ -433,7 +490,10 @@ impl Http1 {
         {
             front.response_announced = true;
             let Chunk { time_ns, .. } = *chunk;
-            self.progress.push_back(Progress::ResponseStarted { exchange: front.number, time_ns });
+            self.progress.push_back(Progress::ResponseStarted {
+                exchange: front.number,
+                time_ns,
+            });
         }
     }
 
@@ -451,7 +511,9 @@ impl Http1 {
             self.response_lost();
             return;
         };
-        let Some(front) = self.outstanding.front_mut() else { return };
+        let Some(front) = self.outstanding.front_mut() else {
+            return;
+        };
         front.response_lost = false;
         let is_interim = matches!(line.code, 100..200) && line.code != 101;
         if is_interim {
@@ -469,8 +531,11 @@ impl Http1 {
             return;
         }
         let has_no_body = front.method == Method::Head || matches!(line.code, 204 | 304);
-        let framing =
-            if has_no_body { Framing::Empty } else { parse::fields(block).response_framing() };
+        let framing = if has_no_body {
+            Framing::Empty
+        } else {
+            parse::fields(block).response_framing()
+        };
         let body = Body::new(framing);
         if body.is_done() {
             let size = body.size().filter(|_| framing != Framing::Empty);
@@ -489,7 +554,9 @@ impl Http1 {
             self.response_lost();
             return;
         };
-        let Some(front) = self.outstanding.front_mut() else { return };
+        let Some(front) = self.outstanding.front_mut() else {
+            return;
+        };
         if matches!(line.code, 100..200) {
             // What follows an interim head is unknown too.
             self.response_lost();
@@ -498,8 +565,11 @@ impl Http1 {
         front.status = Some(line.code);
         let is_chunked = parse::fields(block).response_framing() == Framing::Chunked
             && front.method != Method::Head;
-        let body =
-            if is_chunked { Body::lost_in_chunks() } else { Body::new(Framing::Unknown) };
+        let body = if is_chunked {
+            Body::lost_in_chunks()
+        } else {
+            Body::new(Framing::Unknown)
+        };
         self.responses.enter(Stage::Body(body));
     }
 
@@ -573,8 +643,11 @@ impl Http1 {
     /// What the end of the response flow, or of both, means for the oldest open exchange.
     fn outcome_of_end(&self, front: &Exchange, cause: EndCause) -> Outcome {
         let status = front.status.or_else(|| self.partial_status());
-        let unobserved =
-            Outcome::Unobserved(if status.is_some() { RESPONSE_END } else { RESPONSE });
+        let unobserved = Outcome::Unobserved(if status.is_some() {
+            RESPONSE_END
+        } else {
+            RESPONSE
+        });
         let openness = match &self.responses.stage {
             Stage::Body(body) => Some(body.openness()),
             _ => None,
@@ -597,13 +670,19 @@ impl Http1 {
             return None;
         }
         let (line, _) = parse::split_start_line(self.responses.partial_head())?;
-        parse::status_line(line).map(|line| line.code).filter(|code| !matches!(code, 100..200))
+        parse::status_line(line)
+            .map(|line| line.code)
+            .filter(|code| !matches!(code, 100..200))
     }
 
     /// Nothing that follows could be told apart with certainty.
     fn give_up(&mut self) {
         while let Some(front) = self.outstanding.front() {
-            let what = if front.status.is_some() { RESPONSE_END } else { RESPONSE };
+            let what = if front.status.is_some() {
+                RESPONSE_END
+            } else {
+                RESPONSE
+            };
             self.finish_front(Outcome::Unobserved(what), None, None);
         }
         self.is_over = true;
@@ -617,8 +696,12 @@ impl Http1 {
         failed_ns: Option<u64>,
     ) {
         let partial_status = self.partial_status();
-        let Some(front) = self.outstanding.pop_front() else { return };
-        let draft = front.draft.or_else(|| self.draft_of(self.requests.partial_head()));
+        let Some(front) = self.outstanding.pop_front() else {
+            return;
+        };
+        let draft = front
+            .draft
+            .or_else(|| self.draft_of(self.requests.partial_head()));
         let Some(draft) = draft else { return };
         let request_size = match front.request {
             RequestState::Done { size } => size,
@@ -630,7 +713,12 @@ impl Http1 {
             self.current = None;
         }
         let status = front.status.or(partial_status);
-        let result = describe::Result { status, request_size, response_size, outcome };
+        let result = describe::Result {
+            status,
+            request_size,
+            response_size,
+            outcome,
+        };
         let last_ns = front.response_ns.or(failed_ns).unwrap_or(front.request_ns);
         self.progress.push_back(Progress::Finished {
             exchange: front.number,
@@ -638,5 +726,155 @@ impl Http1 {
             end_ns: last_ns.max(front.start_ns),
             details: Box::new(describe::finish(draft, self.endpoint.kind, result)),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::protocol::Address;
+    use crate::protocol::http1::HEAD_LIMIT;
+    use crate::span::Kind;
+
+    const GIGABYTE: u64 = 1 << 30;
+
+    fn session() -> Http1 {
+        let address = Address::Inet {
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 80,
+        };
+        let (local, peer) = (address.clone(), address);
+        Http1::new(Endpoint {
+            kind: Kind::Server,
+            local,
+            peer,
+            complete: true,
+        })
+    }
+
+    fn feed(session: &mut Http1, flow: Flow, data: &[u8], time_ns: u64) {
+        session.handle(
+            flow,
+            Input::Bytes {
+                data,
+                position: 0,
+                time_ns,
+                turn_start: true,
+            },
+        );
+    }
+
+    fn skip(session: &mut Http1, length: u64, last_ns: u64, tail: [u8; 8]) {
+        let input = Input::Skipped {
+            length,
+            position: 0,
+            last_ns,
+            tail,
+        };
+        session.handle(Flow::Response, input);
+    }
+
+    /// End of the only finished exchange, and its response size if known.
+    fn finished(session: &mut Http1) -> Option<(u64, Option<String>)> {
+        std::iter::from_fn(|| session.poll()).find_map(|progress| match progress {
+            Progress::Finished {
+                end_ns, details, ..
+            } => {
+                let size = details
+                    .attributes
+                    .iter()
+                    .find(|attribute| attribute.key == "http.response.body.size")
+                    .map(|attribute| format!("{:?}", attribute.value));
+                Some((end_ns, size))
+            }
+            _ => None,
+        })
+    }
+
+    /// A gigabyte by length: exactly the missing bytes are awaited, and the last one ends it.
+    #[test]
+    fn a_long_response_is_awaited_by_length() {
+        let mut session = session();
+        feed(
+            &mut session,
+            Flow::Request,
+            b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n",
+            100,
+        );
+        assert_eq!(session.awaited(Flow::Response), None);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {GIGABYTE}\r\n\r\n0123456789");
+        feed(&mut session, Flow::Response, head.as_bytes(), 200);
+        assert_eq!(session.awaited(Flow::Request), None);
+        assert_eq!(
+            session.awaited(Flow::Response),
+            Some(Awaited::Bytes(GIGABYTE - 10))
+        );
+        skip(&mut session, GIGABYTE - 11, 300, *b"abcdefgh");
+        assert_eq!(session.awaited(Flow::Response), Some(Awaited::Bytes(1)));
+        assert_eq!(finished(&mut session), None);
+        skip(&mut session, 1, 400, *b"bcdefghi");
+        assert_eq!(session.awaited(Flow::Response), None);
+        assert_eq!(
+            finished(&mut session),
+            Some((400, Some(format!("Int({GIGABYTE})"))))
+        );
+    }
+
+    /// A gigabyte in chunks whose sizes were not captured: the tail proves the end, nothing less.
+    #[test]
+    fn a_long_chunked_response_ends_by_its_tail() {
+        let mut session = session();
+        feed(
+            &mut session,
+            Flow::Request,
+            b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n",
+            100,
+        );
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8000\r\nxyz";
+        feed(&mut session, Flow::Response, head, 200);
+        assert_eq!(session.awaited(Flow::Response), Some(Awaited::End));
+        skip(&mut session, GIGABYTE / 2, 300, [0; 8]);
+        assert_eq!(session.awaited(Flow::Response), Some(Awaited::End));
+        assert_eq!(finished(&mut session), None);
+        skip(&mut session, GIGABYTE / 2, 400, *b"z\r\n0\r\n\r\n");
+        assert_eq!(finished(&mut session), Some((400, None)));
+        assert_eq!(session.awaited(Flow::Response), None);
+    }
+
+    /// Without a known tail, the next request's turn proves the end, with the time of the last
+    /// byte that is known.
+    #[test]
+    fn a_long_chunked_response_ends_by_the_next_turn() {
+        let mut session = session();
+        feed(
+            &mut session,
+            Flow::Request,
+            b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n",
+            100,
+        );
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8000\r\nxyz";
+        feed(&mut session, Flow::Response, head, 200);
+        skip(&mut session, GIGABYTE, 300, [0; 8]);
+        assert_eq!(finished(&mut session), None);
+        feed(
+            &mut session,
+            Flow::Request,
+            b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n",
+            900,
+        );
+        assert_eq!(finished(&mut session), Some((300, None)));
+    }
+
+    /// Of a head beyond the limit what was kept is used, and its response still finishes it.
+    #[test]
+    fn an_endless_head_is_cut_at_the_limit() {
+        let mut session = session();
+        let head = format!("GET /x HTTP/1.1\r\nHost: a\r\nX: {}", "h".repeat(2 * HEAD_LIMIT));
+        feed(&mut session, Flow::Request, head.as_bytes(), 100);
+        assert!(session.requests.partial_head().is_empty());
+        feed(&mut session, Flow::Response, b"HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n", 200);
+        assert_eq!(finished(&mut session), Some((200, Some("Int(0)".to_owned()))));
     }
 }

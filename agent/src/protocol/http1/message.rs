@@ -148,11 +148,17 @@ impl MessageReader {
                         return Found::Nothing;
                     }
                     let on_turn = self.turn_pending;
-                    let Chunk { position, time_ns, .. } = *chunk;
+                    let Chunk {
+                        position, time_ns, ..
+                    } = *chunk;
                     let is_tentative = self.is_tentative;
                     self.enter(Stage::Head);
                     self.is_tentative = is_tentative;
-                    self.start = Start { position, time_ns, on_turn };
+                    self.start = Start {
+                        position,
+                        time_ns,
+                        on_turn,
+                    };
                     return Found::Beginning;
                 }
                 Stage::Head => return self.next_of_head(chunk),

@@ -82,7 +82,11 @@ pub(super) fn request_line(line: &[u8]) -> Option<RequestLine<'_>> {
     if target.is_empty() || target.iter().any(u8::is_ascii_control) {
         return None;
     }
-    Some(RequestLine { method: str::from_utf8(method).ok()?, target, minor })
+    Some(RequestLine {
+        method: str::from_utf8(method).ok()?,
+        target,
+        minor,
+    })
 }
 
 /// A whole status line, without its line end (RFC 9112, section 4); the reason may be missing.
@@ -94,7 +98,9 @@ pub(super) fn status_line(line: &[u8]) -> Option<StatusLine> {
     if digits.len() != 3 || !matches!(reader.peek(), None | Some(b' ')) {
         return None;
     }
-    let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    let code = digits
+        .iter()
+        .fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
     Some(StatusLine { code })
 }
 
@@ -111,8 +117,20 @@ pub(super) const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
-                | b'`' | b'|' | b'~'
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
         )
 }
 
@@ -280,12 +298,25 @@ mod tests {
             ("M-SEARCH /x HTTP/1.1", "M-SEARCH", "/x", 1),
             ("GET /with space HTTP/1.1", "GET", "/with space", 1),
         ] {
-            let expected = RequestLine { method, target: target.as_bytes(), minor };
+            let expected = RequestLine {
+                method,
+                target: target.as_bytes(),
+                minor,
+            };
             assert_eq!(request_line(line.as_bytes()), Some(expected), "{line}");
         }
         for line in [
-            "GET /", "GET / HTTP/2.0", "GET  HTTP/1.1", "GET / http/1.1", " / HTTP/1.1", "GET",
-            "G(T / HTTP/1.1", "GET / HTTP/1.10", "", "PRI * HTTP/2.0", "GET /\u{1} HTTP/1.1",
+            "GET /",
+            "GET / HTTP/2.0",
+            "GET  HTTP/1.1",
+            "GET / http/1.1",
+            " / HTTP/1.1",
+            "GET",
+            "G(T / HTTP/1.1",
+            "GET / HTTP/1.10",
+            "",
+            "PRI * HTTP/2.0",
+            "GET /\u{1} HTTP/1.1",
         ] {
             assert_eq!(request_line(line.as_bytes()), None, "{line}");
         }
@@ -295,9 +326,19 @@ mod tests {
     #[test]
     fn reads_status_lines() {
         for line in ["HTTP/1.1 204 No Content", "HTTP/1.0 204", "HTTP/1.1 204 "] {
-            assert_eq!(status_line(line.as_bytes()), Some(StatusLine { code: 204 }), "{line}");
+            assert_eq!(
+                status_line(line.as_bytes()),
+                Some(StatusLine { code: 204 }),
+                "{line}"
+            );
         }
-        for line in ["HTTP/1.1 20", "HTTP/1.1 2000", "HTTP/2 200", "ICY 200 OK", "HTTP/1.1"] {
+        for line in [
+            "HTTP/1.1 20",
+            "HTTP/1.1 2000",
+            "HTTP/2 200",
+            "ICY 200 OK",
+            "HTTP/1.1",
+        ] {
             assert_eq!(status_line(line.as_bytes()), None, "{line}");
         }
     }
@@ -336,17 +377,37 @@ mod tests {
     fn frames_bodies() {
         for (block, request, response) in [
             ("", Framing::Empty, Framing::UntilClose),
-            ("Content-Length: 7\r\n", Framing::Length(7), Framing::Length(7)),
-            ("Content-Length: 7, 7\r\nContent-Length: 7\r\n", Framing::Length(7), Framing::Length(7)),
-            ("Content-Length: 7\r\nContent-Length: 8\r\n", Framing::Unknown, Framing::Unknown),
+            (
+                "Content-Length: 7\r\n",
+                Framing::Length(7),
+                Framing::Length(7),
+            ),
+            (
+                "Content-Length: 7, 7\r\nContent-Length: 7\r\n",
+                Framing::Length(7),
+                Framing::Length(7),
+            ),
+            (
+                "Content-Length: 7\r\nContent-Length: 8\r\n",
+                Framing::Unknown,
+                Framing::Unknown,
+            ),
             ("Content-Length: +7\r\n", Framing::Unknown, Framing::Unknown),
-            ("Content-Length: 99999999999999999999\r\n", Framing::Unknown, Framing::Unknown),
+            (
+                "Content-Length: 99999999999999999999\r\n",
+                Framing::Unknown,
+                Framing::Unknown,
+            ),
             (
                 "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n",
                 Framing::Chunked,
                 Framing::Chunked,
             ),
-            ("Transfer-Encoding: chunked, gzip\r\n", Framing::Unknown, Framing::UntilClose),
+            (
+                "Transfer-Encoding: chunked, gzip\r\n",
+                Framing::Unknown,
+                Framing::UntilClose,
+            ),
         ] {
             let whole = format!("{block}\r\n");
             let fields = fields(whole.as_bytes());

@@ -9,9 +9,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::protocol::detect::{Detection, Opening, detect};
-use crate::protocol::{
-    Address, EndCause, Endpoint, Flow, Input, Progress, Session,
-};
+use crate::protocol::{Address, EndCause, Endpoint, Flow, Input, Progress, Session};
 use crate::span::{Kind, Status, Value};
 
 macro_rules! vectors {
@@ -37,6 +35,8 @@ const VECTORS: &[(&str, &str)] = vectors! {
     "connect"
     "continue"
     "continue_refused"
+    "continue_refused_body_sent"
+    "continue_refused_keep_alive"
     "cut_before_response"
     "cut_chunked_client"
     "cut_length"
@@ -73,6 +73,7 @@ const VECTORS: &[(&str, &str)] = vectors! {
     "no_content"
     "not_http_line"
     "not_modified"
+    "not_modified_with_length"
     "older_mid_request"
     "older_mid_response"
     "older_response_first"
@@ -96,8 +97,12 @@ const VECTORS: &[(&str, &str)] = vectors! {
     "upgrade"
 };
 
-const CAUSES: [EndCause; 4] =
-    [EndCause::Closed, EndCause::Reset, EndCause::TimedOut, EndCause::Unobserved];
+const CAUSES: [EndCause; 4] = [
+    EndCause::Closed,
+    EndCause::Reset,
+    EndCause::TimedOut,
+    EndCause::Unobserved,
+];
 
 #[derive(Clone, Debug)]
 struct Vector {
@@ -124,7 +129,9 @@ enum What {
 }
 
 fn parse(text: &str) -> Vector {
-    let (input, expected) = text.split_once("\nexpect\n").expect("a vector has an expect line");
+    let (input, expected) = text
+        .split_once("\nexpect\n")
+        .expect("a vector has an expect line");
     let mut vector = Vector {
         kind: Kind::Server,
         complete: true,
@@ -132,7 +139,10 @@ fn parse(text: &str) -> Vector {
         expected: expected.to_owned(),
     };
     for line in input.lines() {
-        if let Some(quoted) = line.strip_prefix("  \"").and_then(|rest| rest.strip_suffix('"')) {
+        if let Some(quoted) = line
+            .strip_prefix("  \"")
+            .and_then(|rest| rest.strip_suffix('"'))
+        {
             let bytes = unescape(quoted);
             match &mut vector.steps.last_mut().expect("bytes follow a flow").what {
                 What::Bytes(data) => data.extend(bytes),
@@ -159,7 +169,11 @@ fn parse(text: &str) -> Vector {
 
 fn parse_step(line: &str, before: Option<&Step>) -> Step {
     let words: Vec<&str> = line.split(' ').collect();
-    let flow = if words[0] == ">" { Flow::Request } else { Flow::Response };
+    let flow = if words[0] == ">" {
+        Flow::Request
+    } else {
+        Flow::Response
+    };
     let what = match words[2..] {
         [] => What::Bytes(Vec::new()),
         ["skip", length] => What::Skip(length.parse().expect("a length"), [0; 8]),
@@ -173,7 +187,12 @@ fn parse_step(line: &str, before: Option<&Step>) -> Step {
         _ => panic!("not understood: {line}"),
     };
     let turn_start = before.is_none_or(|before| before.flow != flow);
-    Step { flow, time_ns: words[1].parse().expect("a time"), turn_start, what }
+    Step {
+        flow,
+        time_ns: words[1].parse().expect("a time"),
+        turn_start,
+        what,
+    }
 }
 
 fn unescape(quoted: &str) -> Vec<u8> {
@@ -199,12 +218,20 @@ fn unescape(quoted: &str) -> Vec<u8> {
 }
 
 fn endpoint(vector: &Vector) -> Endpoint {
-    let address = |last, port| Address::Inet { ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), port };
+    let address = |last, port| Address::Inet {
+        ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)),
+        port,
+    };
     let (local, peer) = match vector.kind {
         Kind::Server => (address(1, 8080), address(2, 50_000)),
         Kind::Client => (address(2, 50_000), address(1, 8080)),
     };
-    Endpoint { kind: vector.kind, local, peer, complete: vector.complete }
+    Endpoint {
+        kind: vector.kind,
+        local,
+        peer,
+        complete: vector.complete,
+    }
 }
 
 /// Feeds a session as the connection tracker does, keeping positions.
@@ -217,7 +244,11 @@ struct Feeder {
 impl Feeder {
     fn new(vector: &Vector) -> Self {
         let session = super::session(endpoint(vector));
-        Self { session, positions: [0; 2], progress: Vec::new() }
+        Self {
+            session,
+            positions: [0; 2],
+            progress: Vec::new(),
+        }
     }
 
     fn feed(&mut self, step: &Step) {
@@ -228,17 +259,31 @@ impl Feeder {
                 let start = *position;
                 *position += data.len() as u64;
                 let turn_start = step.turn_start;
-                Input::Bytes { data, position: start, time_ns, turn_start }
+                Input::Bytes {
+                    data,
+                    position: start,
+                    time_ns,
+                    turn_start,
+                }
             }
             What::Skip(length, tail) => {
                 let start = *position;
                 *position = start.saturating_add(*length);
-                Input::Skipped { length: *length, position: start, last_ns: time_ns, tail: *tail }
+                Input::Skipped {
+                    length: *length,
+                    position: start,
+                    last_ns: time_ns,
+                    tail: *tail,
+                }
             }
-            What::End(cause) => Input::End { cause: *cause, time_ns },
+            What::End(cause) => Input::End {
+                cause: *cause,
+                time_ns,
+            },
         };
         self.session.handle(step.flow, input);
-        self.progress.extend(std::iter::from_fn(|| self.session.poll()));
+        self.progress
+            .extend(std::iter::from_fn(|| self.session.poll()));
     }
 }
 
@@ -261,7 +306,10 @@ fn output(vector: &Vector) -> String {
     }
     let mut feeder = Feeder::new(vector);
     vector.steps.iter().for_each(|step| feeder.feed(step));
-    feeder.progress.iter().for_each(|progress| render(&mut text, progress));
+    feeder
+        .progress
+        .iter()
+        .for_each(|progress| render(&mut text, progress));
     if feeder.session.is_over() {
         text.push_str("over\n");
     }
@@ -274,7 +322,9 @@ fn detection(vector: &Vector) -> Detection {
     let mut flows = [Vec::new(), Vec::new()];
     let mut last = Detection::Undecided;
     for step in &vector.steps {
-        let What::Bytes(data) = &step.what else { continue };
+        let What::Bytes(data) = &step.what else {
+            continue;
+        };
         let flow = &mut flows[usize::from(step.flow == Flow::Response)];
         if step.turn_start && !vector.complete {
             flow.clear();
@@ -285,7 +335,12 @@ fn detection(vector: &Vector) -> Detection {
             Kind::Server => (requests, responses),
             Kind::Client => (responses, requests),
         };
-        last = detect(Opening { inbound, outbound, kind: None, complete: vector.complete });
+        last = detect(Opening {
+            inbound,
+            outbound,
+            kind: None,
+            complete: vector.complete,
+        });
         if let Detection::Found { .. } = last {
             break;
         }
@@ -298,35 +353,50 @@ fn detection(vector: &Vector) -> Detection {
 
 fn render(text: &mut String, progress: &Progress) {
     let line = match progress {
-        Progress::RequestStarted { exchange, position, time_ns } => {
+        Progress::RequestStarted {
+            exchange,
+            position,
+            time_ns,
+        } => {
             format!("started {exchange} at {position}, {time_ns}")
         }
         Progress::RequestHead { exchange, headers } => {
             let mut line = format!("head {exchange}");
             if let Some(traceparent) = &headers.traceparent {
-                line += &format!(" traceparent {traceparent}");
+                line.push_str(" traceparent ");
+                line.push_str(traceparent);
             }
             if let Some(tracestate) = &headers.tracestate {
-                line += &format!(" tracestate {tracestate}");
+                line.push_str(" tracestate ");
+                line.push_str(tracestate);
             }
             line
         }
-        Progress::ResponseStarted { exchange, time_ns } => format!("response {exchange}, {time_ns}"),
-        Progress::Finished { exchange, start_ns, end_ns, details } => {
+        Progress::ResponseStarted { exchange, time_ns } => {
+            format!("response {exchange}, {time_ns}")
+        }
+        Progress::Finished {
+            exchange,
+            start_ns,
+            end_ns,
+            details,
+        } => {
             let status = match &details.status {
                 Status::Unset => "unset".to_owned(),
                 Status::Error(description) if description.is_empty() => "error".to_owned(),
                 Status::Error(description) => format!("error {description}"),
             };
-            let mut lines =
-                format!("finished {exchange} {} {start_ns}..{end_ns} {status}", details.name);
+            let mut lines = format!(
+                "finished {exchange} {} {start_ns}..{end_ns} {status}",
+                details.name
+            );
             for attribute in &details.attributes {
                 let value = match &attribute.value {
                     Value::String(value) => value.escape_debug().to_string(),
                     Value::Int(value) => value.to_string(),
                     other => panic!("no HTTP attribute is {other:?}"),
                 };
-                lines += &format!("\n  {}: {value}", attribute.key);
+                write!(lines, "\n  {}: {value}", attribute.key).expect("a string takes all");
             }
             lines
         }
@@ -341,30 +411,50 @@ fn check_invariants(name: &str, progress: &[Progress]) {
     let mut exchanges: Vec<(u8, u64)> = Vec::new();
     for step in progress {
         let (exchange, next) = match step {
-            Progress::RequestStarted { exchange, time_ns, .. } => {
+            Progress::RequestStarted {
+                exchange, time_ns, ..
+            } => {
                 exchanges.push((0, *time_ns));
-                assert_eq!(*exchange + 1, exchanges.len() as u64, "{name}: numbered in order");
+                assert_eq!(
+                    *exchange + 1,
+                    exchanges.len() as u64,
+                    "{name}: numbered in order"
+                );
                 (exchange, 1)
             }
             Progress::RequestHead { exchange, .. } => (exchange, 2),
             Progress::ResponseStarted { exchange, .. } => (exchange, 3),
             Progress::Finished { exchange, .. } => (exchange, 4),
         };
-        let state = exchanges.get_mut(*exchange as usize);
-        let (stage, start) = state.unwrap_or_else(|| panic!("{name}: {exchange} never started"));
-        assert!(*stage < next, "{name}: exchange {exchange} from stage {stage} to {next}");
+        let known = exchanges.get_mut(*exchange as usize);
+        let (stage, start) = known.unwrap_or_else(|| panic!("{name}: {exchange} never started"));
+        assert!(
+            *stage < next,
+            "{name}: exchange {exchange} from stage {stage} to {next}"
+        );
         *stage = next;
-        if let Progress::Finished { start_ns, end_ns, .. } = step {
+        if let Progress::Finished {
+            start_ns, end_ns, ..
+        } = step
+        {
             assert_eq!(start_ns, start, "{name}: one start");
             assert!(end_ns >= start_ns, "{name}: ends before it starts");
         }
     }
-    assert!(exchanges.iter().all(|(stage, _)| *stage == 4), "{name}: all finish: {progress:?}");
+    assert!(
+        exchanges.iter().all(|(stage, _)| *stage == 4),
+        "{name}: all finish: {progress:?}"
+    );
 }
 
 fn end_both(feeder: &mut Feeder, cause: EndCause, time_ns: u64) {
     for flow in [Flow::Request, Flow::Response] {
-        feeder.feed(&Step { flow, time_ns, turn_start: false, what: What::End(cause) });
+        feeder.feed(&Step {
+            flow,
+            time_ns,
+            turn_start: false,
+            what: What::End(cause),
+        });
     }
 }
 
@@ -381,10 +471,16 @@ fn run_to_end(vector: &Vector, cause: EndCause) -> Vec<Progress> {
 fn split_step(vector: &Vector, index: usize, cut: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> Vector {
     let mut split = vector.clone();
     let step = split.steps.remove(index);
-    let What::Bytes(data) = &step.what else { return vector.clone() };
+    let What::Bytes(data) = &step.what else {
+        return vector.clone();
+    };
     for (nth, piece) in cut(data).into_iter().enumerate() {
         let turn_start = step.turn_start && nth == 0;
-        let piece = Step { turn_start, what: What::Bytes(piece), ..step };
+        let piece = Step {
+            turn_start,
+            what: What::Bytes(piece),
+            ..step
+        };
         split.steps.insert(index + nth, piece);
     }
     split
@@ -401,10 +497,17 @@ fn vectors_as_they_are() {
             write!(wrong, "=== {name}\n{actual}").expect("a string takes all");
         }
         if !matches!(detection(&vector), Detection::Found { .. }) {
-            assert_eq!(run_to_end(&vector, EndCause::Closed), [], "{name}: nothing is invented");
+            assert_eq!(
+                run_to_end(&vector, EndCause::Closed),
+                [],
+                "{name}: nothing is invented"
+            );
         }
     }
-    assert!(wrong.is_empty(), "these came out otherwise, as follows:\n{wrong}");
+    assert!(
+        wrong.is_empty(),
+        "these came out otherwise, as follows:\n{wrong}"
+    );
 }
 
 /// Where the bytes were cut into calls makes no difference.
@@ -414,7 +517,9 @@ fn vectors_split_at_every_byte() {
         let vector = parse(text);
         let expected = run(&vector);
         for (index, step) in vector.steps.iter().enumerate() {
-            let What::Bytes(data) = &step.what else { continue };
+            let What::Bytes(data) = &step.what else {
+                continue;
+            };
             for at in 1..data.len() {
                 let split = split_step(&vector, index, |data| {
                     let (left, right) = data.split_at(at);
@@ -425,7 +530,11 @@ fn vectors_split_at_every_byte() {
             let single = split_step(&vector, index, |data| {
                 data.iter().map(|byte| vec![*byte]).collect()
             });
-            assert_eq!(run(&single), expected, "{name}: input {index} in single bytes");
+            assert_eq!(
+                run(&single),
+                expected,
+                "{name}: input {index} in single bytes"
+            );
         }
     }
 }
@@ -436,7 +545,9 @@ fn vectors_truncated_at_every_byte() {
     for (name, text) in VECTORS {
         let vector = parse(text);
         for index in 0..vector.steps.len() {
-            let What::Bytes(data) = &vector.steps[index].what else { continue };
+            let What::Bytes(data) = &vector.steps[index].what else {
+                continue;
+            };
             for length in 0..data.len() {
                 let mut cut = vector.clone();
                 cut.steps.truncate(index + 1);
