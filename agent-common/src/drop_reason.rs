@@ -47,4 +47,7 @@ drop_reasons! {
     KernelReadFailed = "kernel_read_failed",
     /// The entry half of an entry and return pair was missing; the call is not traced.
     EntryMissing = "entry_missing",
+    /// The return half of an entry and return pair did not run, because too many calls were
+    /// waiting at once; the call is not traced.
+    ReturnMissing = "return_missing",
 }

@@ -96,6 +96,11 @@ impl Running {
         Ok(())
     }
 
+    /// Whether it ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Waits until something listens on `port`.
     pub(crate) fn wait_for_port(&mut self, port: u16) -> Result<()> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -106,16 +111,21 @@ impl Running {
 
     /// Asks it to end, as Ctrl-C does, and waits for its last words.
     pub(crate) fn stop(&mut self) -> Result<()> {
+        self.stop_within(END)
+    }
+
+    /// As [`Self::stop`], where a process takes longer than it does on real hardware.
+    pub(crate) fn stop_within(&mut self, deadline: Duration) -> Result<()> {
         if self.child.try_wait()?.is_some() {
             return Ok(());
         }
         self.signal("INT")?;
         let started = Instant::now();
         while self.child.try_wait()?.is_none() {
-            if started.elapsed() > END {
+            if started.elapsed() > deadline {
                 self.signal("KILL")?;
                 self.child.wait()?;
-                bail!("{} did not end {END:?} after SIGINT", self.name);
+                bail!("{} did not end {deadline:?} after SIGINT", self.name);
             }
             thread::sleep(POLL);
         }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     steps::{self, capture, say},
     tidy::imports,
+    vm,
 };
 
 /// What to do where a table is not as the code says.
@@ -45,7 +46,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
 }
 
 /// Returns how many tables the page has.
-fn refresh(page: &Path, tables: &BTreeMap<String, String>, mode: Mode) -> Result<usize> {
+pub(crate) fn refresh(page: &Path, tables: &BTreeMap<String, String>, mode: Mode) -> Result<usize> {
     let old = fs::read_to_string(page).with_context(|| format!("{}", page.display()))?;
     let (new, count) = fill(&old, tables).with_context(|| format!("{}", page.display()))?;
     if new != old {
@@ -82,6 +83,7 @@ fn tables() -> Result<BTreeMap<String, String>> {
         bail!("the agent's example documentation_tables printed no table");
     }
     tables.insert("imports".to_owned(), imports::table());
+    tables.insert(vm::TABLE.to_owned(), vm::table()?);
     Ok(tables)
 }
 

@@ -18,6 +18,7 @@ mod steps;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,11 @@ enum Command {
     Check,
     /// Runs check and every test; those on the running kernel need root.
     Test,
+    /// Runs the agent in guests with other kernels, or a command in one of them.
+    Vm(vm::Arguments),
+    /// What runs inside a guest.
+    #[command(hide = true)]
+    VmGuest(vm::GuestArguments),
     /// Measures what the agent costs nginx and itself.
     Bench(bench::Arguments),
     /// Traces a small shop of unmodified programs and shows its traces.
@@ -77,6 +83,8 @@ fn run(command: &Command) -> Result<()> {
         Command::Codegen { check: false } => codegen::run(Mode::Write),
         Command::Check => check::run(),
         Command::Test => test::run(),
+        Command::Vm(arguments) => vm::run(arguments),
+        Command::VmGuest(arguments) => vm::run_in_guest(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Record(arguments) => record::run(arguments),

@@ -6,6 +6,7 @@
 //!       (struct socket *sock, struct msghdr *m, size_t size) -> int
 //! hook: kprobe + kretprobe inet_recvmsg, inet6_recvmsg, unix_stream_recvmsg
 //!       (struct socket *sock, struct msghdr *m, size_t size, int flags) -> int
+//! hook: kprobe unix_release(struct socket *sock) -> int
 
 use agent_common::{connection::Direction, drop_reason::DropReason};
 use aya_ebpf::{
@@ -15,7 +16,14 @@ use aya_ebpf::{
 };
 
 use super::socket_data::{Transfer, handle, socket_sock_probed};
-use crate::{emit, maps::ENTRIES, process, read::task, scratch::Slot};
+use crate::{
+    emit,
+    hooks::socket_lifecycle::unix_released,
+    maps::{CONNECTIONS, ENTRIES},
+    process,
+    read::{sock::Sock, task},
+    scratch::Slot,
+};
 
 /// Arguments of a call in progress.
 #[repr(C)]
@@ -32,9 +40,26 @@ fn enter(ctx: &ProbeContext, message_flags: i32) -> u32 {
     if process::is_traced(task::process_id()) {
         let sock = socket_sock_probed(ctx.arg(0).unwrap_or(core::ptr::null()));
         let entry = Entry { sock: sock as u64, message_flags, reserved: 0 };
-        let _ = ENTRIES.insert(&bpf_get_current_pid_tgid(), &entry, 0);
+        let thread = bpf_get_current_pid_tgid();
+        // SAFETY: only this thread uses its entry.
+        if let Some(unfinished) = unsafe { ENTRIES.get(&thread) } {
+            return_missed(unfinished.sock);
+        }
+        let _ = ENTRIES.insert(&thread, &entry, 0);
     }
     0
+}
+
+/// The thread's last call returned unseen. The kernel keeps one instance for each call that waits,
+/// and has few: `max(10, 2 * CPUs)` for a function. Bytes of that call were not counted, so
+/// positions of its connection are no stream positions any more.
+#[inline(always)]
+fn return_missed(sock: u64) {
+    emit::count(DropReason::ReturnMissing);
+    if let Some(state) = CONNECTIONS.get_ptr_mut(&sock) {
+        // SAFETY: a pointer into the map's value; one byte is written.
+        unsafe { (*state).complete = 0 };
+    }
 }
 
 #[inline(always)]
@@ -77,4 +102,10 @@ pub(crate) fn sendmsg_return(ctx: RetProbeContext) -> u32 {
 #[kretprobe]
 pub(crate) fn recvmsg_return(ctx: RetProbeContext) -> u32 {
     leave(&ctx, Direction::Inbound, Slot::Receive)
+}
+
+#[kprobe]
+pub(crate) fn unix_release_enter(ctx: ProbeContext) -> u32 {
+    unix_released(Sock(socket_sock_probed(ctx.arg(0).unwrap_or(core::ptr::null()))));
+    0
 }

@@ -97,7 +97,7 @@ fn received(ctx: &FExitContext, slot: Slot) -> i32 {
 
 /// `socket->sk`, loaded directly so that the verifier still knows that it is a socket.
 #[inline(always)]
-fn socket_sock(socket: *const u8) -> *const u8 {
+pub(crate) fn socket_sock(socket: *const u8) -> *const u8 {
     let Some(offset) = crate::read::offset(KernelField::SocketSock) else {
         return core::ptr::null();
     };

@@ -3,18 +3,23 @@
 //! hook: tp_btf inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate),
 //!       since 5.5 (BTF tracepoints); the tracepoint itself since 4.16
 //! hook: tp_btf tcp_destroy_sock(struct sock *sk), since 5.5; the tracepoint itself since 4.16
+//! hook: fentry unix_release(struct socket *sock) -> int, since 5.5; fallback: kprobe, in
+//!       `kretprobe.rs`; not with the tracepoints, which key connections by cookie
 
 use agent_common::{
     connection::{ClosingStep, ConnectionClosing, Role},
     process::ProcessListen,
     record::RecordKind,
 };
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry},
+    programs::{BtfTracePointContext, FEntryContext},
+};
 
 use crate::{
     connection::{self, NewState},
     emit,
-    hooks::socket_data::announce,
+    hooks::socket_data::{announce, socket_sock},
     maps::{ACCEPTED, CONNECTIONS, config},
     process,
     read::{
@@ -59,6 +64,23 @@ pub(crate) fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let _ = CONNECTIONS.remove(&identity);
     let _ = ACCEPTED.remove(&identity);
     0
+}
+
+#[fentry(function = "unix_release")]
+pub(crate) fn unix_release(ctx: FEntryContext) -> i32 {
+    unix_released(Sock(socket_sock(ctx.arg(0))));
+    0
+}
+
+/// Ends a unix socket. Where connections are keyed by the socket's address, the next socket at
+/// that address would be taken for this one.
+#[inline(always)]
+pub(crate) fn unix_released(sock: Sock) {
+    if sock.0.is_null() {
+        return;
+    }
+    closing(sock, ClosingStep::Destroyed);
+    let _ = CONNECTIONS.remove(&sock.identity());
 }
 
 /// Runs in the connecting thread.

@@ -2,9 +2,10 @@
 
 use aya::{
     Btf, Ebpf,
-    programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
 };
 use thiserror::Error;
+use tracing::debug;
 
 /// The three ways to see what sockets move, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +50,7 @@ impl CapturePath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attachment {
     BtfTracepoint,
+    Fentry,
     Fexit,
     /// Entry and return alike: the program's section says which.
     Kprobe,
@@ -62,46 +64,59 @@ struct Hook {
     attachment: Attachment,
     /// Without it the path does not count as working. IPv6 and unix sockets may be compiled out.
     required: bool,
+    /// A hook of the same path without which this one would do harm.
+    needs: Option<&'static str>,
 }
 
 const fn tracepoint(name: &'static str, required: bool) -> Hook {
-    Hook { program: name, symbol: name, attachment: Attachment::BtfTracepoint, required }
+    Hook { program: name, symbol: name, attachment: Attachment::BtfTracepoint, required, needs: None }
 }
 
 const fn fexit(program: &'static str, symbol: &'static str, required: bool) -> Hook {
-    Hook { program, symbol, attachment: Attachment::Fexit, required }
+    Hook { program, symbol, attachment: Attachment::Fexit, required, needs: None }
 }
 
 const fn kprobe(program: &'static str, symbol: &'static str, required: bool) -> Hook {
-    Hook { program, symbol, attachment: Attachment::Kprobe, required }
+    Hook { program, symbol, attachment: Attachment::Kprobe, required, needs: None }
+}
+
+/// The end of unix sockets: without it the next socket at the address of one that is gone would be
+/// taken for it.
+const UNIX_END: &str = "unix_release";
+
+/// A hook that sees unix sockets.
+const fn unix(hook: Hook) -> Hook {
+    Hook { needs: Some(UNIX_END), ..hook }
 }
 
 const TRACEPOINTS: &[Hook] =
     &[tracepoint("sock_send_length", true), tracepoint("sock_recv_length", true)];
 
 const FEXITS: &[Hook] = &[
+    Hook { attachment: Attachment::Fentry, ..fexit(UNIX_END, UNIX_END, false) },
     fexit("inet_sendmsg_exit", "inet_sendmsg", true),
     fexit("inet_recvmsg_exit", "inet_recvmsg", true),
     fexit("inet6_sendmsg_exit", "inet6_sendmsg", false),
     fexit("inet6_recvmsg_exit", "inet6_recvmsg", false),
-    fexit("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false),
-    fexit("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false),
+    unix(fexit("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false)),
+    unix(fexit("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false)),
 ];
 
 /// The entry halves first: a return without an entry is counted as lost.
 const KRETPROBES: &[Hook] = &[
+    kprobe("unix_release_enter", UNIX_END, false),
     kprobe("sendmsg_enter", "inet_sendmsg", true),
     kprobe("recvmsg_enter", "inet_recvmsg", true),
     kprobe("sendmsg_enter", "inet6_sendmsg", false),
     kprobe("recvmsg_enter", "inet6_recvmsg", false),
-    kprobe("sendmsg_enter", "unix_stream_sendmsg", false),
-    kprobe("recvmsg_enter", "unix_stream_recvmsg", false),
+    unix(kprobe("sendmsg_enter", "unix_stream_sendmsg", false)),
+    unix(kprobe("recvmsg_enter", "unix_stream_recvmsg", false)),
     kprobe("sendmsg_return", "inet_sendmsg", true),
     kprobe("recvmsg_return", "inet_recvmsg", true),
     kprobe("sendmsg_return", "inet6_sendmsg", false),
     kprobe("recvmsg_return", "inet6_recvmsg", false),
-    kprobe("sendmsg_return", "unix_stream_sendmsg", false),
-    kprobe("recvmsg_return", "unix_stream_recvmsg", false),
+    unix(kprobe("sendmsg_return", "unix_stream_sendmsg", false)),
+    unix(kprobe("recvmsg_return", "unix_stream_recvmsg", false)),
 ];
 
 /// Attached on every path. Each is a feature of its own: without it the rest goes on.
@@ -145,8 +160,13 @@ pub fn attach_path(
     btf: &Btf,
     path: CapturePath,
 ) -> Result<Vec<Unattached>, AttachError> {
-    let mut unattached = Vec::new();
+    let mut unattached = Vec::<Unattached>::new();
     for hook in path.hooks() {
+        if let Some(needed) = unattached.iter().find(|other| Some(other.symbol) == hook.needs) {
+            let reason = format!("needs {}: {}", needed.symbol, needed.reason);
+            unattached.push(Unattached { symbol: hook.symbol, reason });
+            continue;
+        }
         match attach(ebpf, btf, hook) {
             Ok(()) => {}
             Err(error) if hook.required => return Err(error),
@@ -200,13 +220,20 @@ pub fn reason(error: &AttachError) -> String {
 fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<(), AttachError> {
     let program = ebpf.program_mut(hook.program).ok_or(AttachError::NoProgram(hook.program))?;
     attach_program(program, btf, hook)
-        .map_err(|source| AttachError::Program { symbol: hook.symbol, source })
+        .map_err(|source| AttachError::Program { symbol: hook.symbol, source })?;
+    debug!(hook = hook.symbol, program = hook.program, "hook attached");
+    Ok(())
 }
 
 fn attach_program(program: &mut Program, btf: &Btf, hook: &Hook) -> Result<(), ProgramError> {
     match hook.attachment {
         Attachment::BtfTracepoint => {
             let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(hook.symbol, btf)?;
+            program.attach()?;
+        }
+        Attachment::Fentry => {
+            let program: &mut FEntry = program.try_into()?;
             program.load(hook.symbol, btf)?;
             program.attach()?;
         }

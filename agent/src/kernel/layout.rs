@@ -31,6 +31,19 @@ pub enum Feature {
 }
 
 impl Feature {
+    pub const ALL: [Self; 10] = [
+        Self::SocketCapture,
+        Self::UnixSockets,
+        Self::LocalWire,
+        Self::ThreadEvidence,
+        Self::OldConnectionRole,
+        Self::ExecEnvironment,
+        Self::ProcessIdentity,
+        Self::ProcessExit,
+        Self::NetworkNamespace,
+        Self::ConnectionError,
+    ];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::SocketCapture => "socket capture",

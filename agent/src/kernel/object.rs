@@ -216,6 +216,13 @@ fn announce(report: &Report) {
     for hook in &report.unattached {
         warn!(hook = hook.symbol, reason = hook.reason, "hook not attached; the rest goes on");
     }
+    let Helpers { task_registers, socket_cookie } = report.helpers;
+    debug!(task_registers, socket_cookie, "kernel helpers");
+    for feature in Feature::ALL {
+        if report.missing_features.iter().all(|(missing, _)| *missing != feature) {
+            debug!(feature = feature.name(), "kernel has every field");
+        }
+    }
     for (feature, field) in &report.missing_features {
         warn!(field = field.path(), "this kernel lacks a field: no {}", feature.name());
     }

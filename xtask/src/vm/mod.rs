@@ -1,0 +1,181 @@
+//! `cargo xtask vm`: the agent in guests with real distribution kernels.
+//!
+//! A guest is emulated in software, so it is 10 to 250 times slower than the machine: what it
+//! shows is what works there, never how fast.
+
+mod agent_log;
+mod guest;
+mod initramfs;
+mod kernels;
+mod machine;
+mod results;
+mod suite;
+mod workload;
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use guest::{Job, MARKER};
+use kernels::{Freshness, Image, KERNELS, Kernel};
+use machine::Machine;
+pub(crate) use results::{TABLE, table};
+use results::{Results, Row};
+
+use crate::{
+    build,
+    steps::{self, capture, say},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only these: 5.10, 6.1, 6.12, newest.
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Vec<String>,
+    /// Only the oldest and the newest kernel.
+    #[arg(long, conflicts_with = "kernel")]
+    quick: bool,
+    /// Fetches the kernels again, for those that the archive has now.
+    #[arg(long)]
+    update: bool,
+    /// An agent to run instead of building one.
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+    /// A command to run in the guest instead of the suite.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct GuestArguments {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(clap::Subcommand)]
+enum Part {
+    /// As the first process of a guest.
+    Init,
+    /// As the command of a guest; works on any machine, as root.
+    Suite(suite::Arguments),
+}
+
+/// For a command of a developer, who ends it by Ctrl-C.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// For the suite, which bounds each of its steps.
+const SUITE_DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    machine::ensure_programs()?;
+    let kernels = chosen(arguments)?;
+    let freshness = if arguments.update { Freshness::Current } else { Freshness::Cached };
+    let images = kernels::images(&kernels, freshness)?;
+    let logs = build::target_directory().join("vm");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    if !arguments.command.is_empty() {
+        return run_command(&images, arguments, &logs);
+    }
+    let agent = match &arguments.agent {
+        Some(agent) => agent.canonicalize().context("no such agent")?,
+        None => build_agent()?,
+    };
+    let mut results = Results::read()?;
+    let mut failures = Vec::new();
+    for image in &images {
+        let started = Instant::now();
+        let rows = run_suite(image, &agent, &logs)?;
+        for row in &rows {
+            say("vm", &format!("{:<7} {}", image.name, row.line()));
+            failures.extend(row.failure(&image.release).map(|why| format!("{} {why}", image.name)));
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        say("vm", &format!("{:<7} {} took {seconds:.0} s", image.name, image.release));
+        results.replace(image, rows);
+    }
+    results.write()?;
+    ensure!(failures.is_empty(), "not as it must be:\n  {}", failures.join("\n  "));
+    Ok(())
+}
+
+pub(crate) fn run_in_guest(arguments: &GuestArguments) -> Result<()> {
+    match &arguments.part {
+        Part::Init => guest::run(),
+        Part::Suite(arguments) => suite::run(arguments),
+    }
+}
+
+fn chosen(arguments: &Arguments) -> Result<Vec<&'static Kernel>> {
+    for name in &arguments.kernel {
+        let known = KERNELS.map(|kernel| kernel.name);
+        ensure!(known.contains(&name.as_str()), "{name} is none of {}", known.join(", "));
+    }
+    let one_guest = !arguments.command.is_empty() && arguments.kernel.is_empty();
+    ensure!(!one_guest, "a command needs --kernel");
+    let wanted = |kernel: &&Kernel| {
+        let named = arguments.kernel.is_empty() || arguments.kernel.iter().any(|name| name == kernel.name);
+        named && (kernel.quick || !arguments.quick)
+    };
+    Ok(KERNELS.iter().filter(wanted).collect())
+}
+
+/// The agent as the tests run it: a release build takes longer than the guests save by it.
+fn build_agent() -> Result<PathBuf> {
+    let mut cargo = steps::cargo();
+    cargo.args(["build", "--quiet", "--package", "agent"]);
+    steps::run_timed("building the agent", &mut cargo)?;
+    Ok(build::target_directory().join("debug/agent"))
+}
+
+fn run_command(images: &[Image], arguments: &Arguments, logs: &Path) -> Result<()> {
+    let job = job(arguments.command.clone())?;
+    for image in images {
+        let machine = Machine { image, job: &job, logs, deadline: COMMAND_DEADLINE };
+        let code = machine.run(|line| println!("{line}"))?;
+        ensure!(code == 0, "{}: the command ended with {code}", image.name);
+    }
+    Ok(())
+}
+
+fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
+    let python = capture(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]))?;
+    let own = env::current_exe().context("the path of this program is not known")?;
+    let command = [
+        own.as_os_str(),
+        "vm-guest".as_ref(),
+        "suite".as_ref(),
+        "--agent".as_ref(),
+        agent.as_os_str(),
+        "--python".as_ref(),
+        python.trim().as_ref(),
+    ];
+    let job = job(command.map(OsString::from).to_vec())?;
+    let machine = Machine { image, job: &job, logs, deadline: SUITE_DEADLINE };
+    let mut rows = Vec::new();
+    let code = machine.run(|line| {
+        if let Some(row) = line.split_once(MARKER).and_then(|(_, text)| Row::parse(text)) {
+            rows.push(row);
+        }
+    })?;
+    if code != 0 {
+        bail!("{}: the suite ended with {code}; see {}", image.name, logs.display());
+    }
+    Ok(rows)
+}
+
+/// The command with the directory and the variables of this process.
+fn job(command: Vec<OsString>) -> Result<Job> {
+    let kept = ["PATH", "HOME", "LANG", "XDG_CACHE_HOME"];
+    let environment = kept.iter().filter_map(|name| {
+        let mut variable = OsString::from(format!("{name}="));
+        variable.push(env::var_os(name)?);
+        Some(variable)
+    });
+    Ok(Job { directory: env::current_dir()?.into(), environment: environment.collect(), command })
+}

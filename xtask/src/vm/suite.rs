@@ -1,0 +1,95 @@
+//! Inside a guest: the agent on each capture path, the same requests each time, one row a path.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use super::{
+    agent_log::AgentLog,
+    guest::MARKER,
+    results::Row,
+    workload::{self, EXCHANGES, Workload},
+};
+use crate::child::{Running, TemporaryDirectory};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The agent to run.
+    #[arg(long, value_name = "FILE")]
+    agent: PathBuf,
+    /// The interpreter that runs the server.
+    #[arg(long, value_name = "FILE")]
+    python: PathBuf,
+}
+
+/// As `--capture` names them, best first.
+pub(super) const PATHS: [&str; 3] = ["tracepoint", "fexit", "kretprobe"];
+
+/// What takes a second natively; guests are up to 50 times slower.
+const READY: Duration = Duration::from_secs(90);
+const SPANS: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(60);
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let directory = TemporaryDirectory::create("vm-suite")?;
+    let workload = Workload::start(&directory.0, &arguments.python)?;
+    let suite = Suite { arguments, directory: &directory.0, workload: &workload };
+
+    // The agent's own choice first: it says why the better ones cannot be had.
+    let (mut chosen, log) = suite.row("auto")?;
+    chosen.chosen = true;
+    for (path, reason) in log.rejected() {
+        say(&Row::missing(path, reason));
+    }
+    say(&chosen);
+    let tried = |path: &str| path == chosen.path || log.rejected().any(|(name, _)| name == path);
+    for path in PATHS.into_iter().filter(|path| !tried(path)) {
+        say(&suite.row(path)?.0);
+    }
+    Ok(())
+}
+
+fn say(row: &Row) {
+    println!("{MARKER}{}", row.to_text());
+}
+
+struct Suite<'a> {
+    arguments: &'a Arguments,
+    directory: &'a Path,
+    workload: &'a Workload,
+}
+
+impl Suite<'_> {
+    fn row(&self, capture: &str) -> Result<(Row, AgentLog)> {
+        let ready = self.directory.join(format!("{capture}.ready"));
+        let mut command = Command::new(&self.arguments.agent);
+        command.args(["--all", "--exporter", "json", "--log-level", "debug", "--capture", capture]);
+        command.arg("--ready-file").arg(&ready);
+        let mut agent = Running::start(&format!("agent-{capture}"), self.directory, &mut command)?;
+        if let Err(error) = agent.wait_until("attached probe", READY, || ready.exists()) {
+            let log = AgentLog::new(agent.said());
+            let reason = log.failure().unwrap_or_else(|| format!("{error:#}"));
+            return Ok((Row::missing(capture, &reason), log));
+        }
+        let answered: Result<()> = EXCHANGES.iter().try_for_each(|each| self.workload.ask(each));
+        let spans = || workload::spans(&fs::read_to_string(&agent_output(self.directory, capture)).unwrap_or_default());
+        let complete = || EXCHANGES.iter().all(|exchange| exchange.fault(&spans()).is_none());
+        // When they do not come in time, the row says which are missing.
+        let _ = agent.wait_until("expected spans", SPANS, complete);
+        agent.stop_within(END)?;
+        answered?;
+        let log = AgentLog::new(agent.said());
+        let spans = spans();
+        let faults = EXCHANGES.iter().map(|each| (each.name.to_owned(), each.fault(&spans)));
+        Ok((Row::of(&log, faults.collect()), log))
+    }
+}
+
+fn agent_output(directory: &Path, capture: &str) -> PathBuf {
+    directory.join(format!("agent-{capture}.out"))
+}

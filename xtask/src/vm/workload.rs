@@ -1,0 +1,264 @@
+//! Real programs in a guest, what is asked of them, and the spans that must come of it.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    child::{self, Running},
+    steps::{self, capture},
+};
+
+/// Guests are up to 50 times slower in what these programs do; natively they start in 0.2 s.
+const START: Duration = Duration::from_secs(60);
+
+/// One worker; the same server by IPv4, IPv6 and a unix socket.
+const NGINX: &str = "
+daemon off;
+user root;
+worker_processes 1;
+pid @DIR@/nginx.pid;
+error_log @DIR@/error.log warn;
+events { worker_connections 64; }
+http {
+    access_log off;
+    client_body_temp_path @DIR@/body;
+    proxy_temp_path @DIR@/proxy;
+    fastcgi_temp_path @DIR@/fastcgi;
+    uwsgi_temp_path @DIR@/uwsgi;
+    scgi_temp_path @DIR@/scgi;
+    server {
+        listen 127.0.0.1:@PORT@;
+        listen [::1]:@PORT@;
+        listen unix:@DIR@/nginx.socket;
+        location / { default_type text/plain; return 200 'hello\\n'; }
+        location /proxied { proxy_pass http://127.0.0.1:@PYTHON@; }
+    }
+}
+";
+
+/// One side of a call, as its span names it: kind and executable.
+type Hop = (&'static str, &'static str);
+
+const CURL: Hop = ("client", "curl");
+const PYTHON: Hop = ("server", "python");
+const NGINX_IN: Hop = ("server", "nginx");
+const NGINX_OUT: Hop = ("client", "nginx");
+
+/// A request with a path of its own, and the spans it must leave, each the parent of the next.
+pub(super) struct Exchange {
+    /// What it proves.
+    pub(super) name: &'static str,
+    path: &'static str,
+    method: &'static str,
+    status: u64,
+    via: Via,
+    hops: &'static [Hop],
+}
+
+#[derive(Clone, Copy)]
+enum Via {
+    Python,
+    Nginx,
+    NginxByIpv6,
+    NginxByUnixSocket,
+}
+
+pub(super) const EXCHANGES: [Exchange; 6] = [
+    Exchange {
+        name: "IPv4",
+        path: "/plain",
+        method: "GET",
+        status: 200,
+        via: Via::Python,
+        hops: &[CURL, PYTHON],
+    },
+    Exchange {
+        name: "error status",
+        path: "/missing",
+        method: "GET",
+        status: 404,
+        via: Via::Python,
+        hops: &[CURL, PYTHON],
+    },
+    Exchange {
+        name: "request body",
+        path: "/body",
+        method: "POST",
+        status: 200,
+        via: Via::Nginx,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "IPv6",
+        path: "/six",
+        method: "GET",
+        status: 200,
+        via: Via::NginxByIpv6,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "unix socket",
+        path: "/unix",
+        method: "GET",
+        status: 200,
+        via: Via::NginxByUnixSocket,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "proxy",
+        path: "/proxied",
+        method: "GET",
+        status: 200,
+        via: Via::Nginx,
+        hops: &[CURL, NGINX_IN, NGINX_OUT, PYTHON],
+    },
+];
+
+/// The running servers; they end with it.
+pub(super) struct Workload {
+    port: u16,
+    python_port: u16,
+    socket: String,
+    _nginx: Running,
+    _python: Running,
+}
+
+impl Workload {
+    pub(super) fn start(directory: &Path, interpreter: &Path) -> Result<Self> {
+        let [port, python_port] = child::free_ports()?;
+        let files = directory.join("files");
+        fs::create_dir_all(&files)?;
+        for name in ["plain", "proxied"] {
+            fs::write(files.join(name), "hello\n")?;
+        }
+        let mut command = Command::new(interpreter);
+        command.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]);
+        command.arg(&files).arg(python_port.to_string());
+        let mut python = Running::start("python", directory, &mut command)?;
+
+        let text = NGINX
+            .replace("@DIR@", &directory.display().to_string())
+            .replace("@PYTHON@", &python_port.to_string())
+            .replace("@PORT@", &port.to_string());
+        let configuration = directory.join("nginx.conf");
+        fs::write(&configuration, text).context("cannot write nginx's configuration")?;
+        let program = steps::find_program("nginx").context("nginx is not installed")?;
+        let mut command = Command::new(program);
+        command.arg("-p").arg(directory).arg("-c").arg(&configuration);
+        let mut nginx = Running::start("nginx", directory, &mut command)?;
+        wait_for_port(&mut nginx, port)?;
+        wait_for_port(&mut python, python_port)?;
+        let socket = directory.join("nginx.socket").display().to_string();
+        Ok(Self { port, python_port, socket, _nginx: nginx, _python: python })
+    }
+
+    pub(super) fn ask(&self, exchange: &Exchange) -> Result<()> {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--globoff", "--max-time", "60"]);
+        curl.args(["--output", "/dev/null", "--write-out", "%{http_code}"]);
+        if exchange.method == "POST" {
+            curl.args(["--data", "a=1"]);
+        }
+        let host = match exchange.via {
+            Via::Python => format!("127.0.0.1:{}", self.python_port),
+            Via::Nginx => format!("127.0.0.1:{}", self.port),
+            Via::NginxByIpv6 => format!("[::1]:{}", self.port),
+            Via::NginxByUnixSocket => {
+                curl.args(["--unix-socket", &self.socket]);
+                "localhost".to_owned()
+            }
+        };
+        let status = capture(curl.arg(format!("http://{host}{}", exchange.path)))?;
+        ensure!(
+            status == exchange.status.to_string(),
+            "{}: the server answered {status}",
+            exchange.path
+        );
+        Ok(())
+    }
+}
+
+fn wait_for_port(process: &mut Running, port: u16) -> Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    process.wait_until("listening", START, || {
+        TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+    })
+}
+
+/// The spans the agent wrote, one JSON object a line; half a line at the end is left out.
+pub(super) fn spans(text: &str) -> Vec<Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+impl Exchange {
+    /// What is wrong with the spans of this request.
+    pub(super) fn fault(&self, spans: &[Value]) -> Option<String> {
+        let own: Vec<&Value> = spans.iter().filter(|span| self.is_about(span)).collect();
+        let mut by_hop: HashMap<Hop, &Value> = HashMap::new();
+        for hop in self.hops {
+            let (kind, program) = *hop;
+            let mut found = own.iter().filter(|span| {
+                let executable = text(span, &["resource", "process.executable.name"]);
+                text(span, &["kind"]) == kind && executable.starts_with(program)
+            });
+            let Some(span) = found.next() else {
+                return Some(format!("no {kind} span of {program}"));
+            };
+            if found.next().is_some() {
+                return Some(format!("two {kind} spans of {program}"));
+            }
+            by_hop.insert(*hop, span);
+        }
+        if own.len() != self.hops.len() {
+            return Some(format!("{} spans instead of {}", own.len(), self.hops.len()));
+        }
+        let in_order: Vec<_> = self.hops.iter().map(|hop| (hop, by_hop[hop])).collect();
+        let wrong = in_order.iter().find_map(|(hop, span)| self.wrong_content(**hop, span));
+        let apart = in_order.windows(2).find(|pair| !is_parent(pair[0].1, pair[1].1));
+        wrong.or_else(|| {
+            apart.map(|pair| {
+                let ((from, client), (to, server)) = (pair[0].0, pair[1].0);
+                format!("{to} of {server} is no child of {from} of {client}",
+                    to = to, server = server, from = from, client = client)
+            })
+        })
+    }
+
+    fn is_about(&self, span: &Value) -> bool {
+        let url = text(span, &["attributes", "url.full"]);
+        text(span, &["attributes", "url.path"]) == self.path || url.ends_with(self.path)
+    }
+
+    fn wrong_content(&self, (kind, program): Hop, span: &Value) -> Option<String> {
+        let method = text(span, &["attributes", "http.request.method"]);
+        let status = span["attributes"]["http.response.status_code"].as_u64();
+        if method != self.method {
+            return Some(format!("{kind} span of {program} says {method}"));
+        }
+        (status != Some(self.status))
+            .then(|| format!("{kind} span of {program} says status {status:?}"))
+    }
+}
+
+fn is_parent(parent: &Value, child: &Value) -> bool {
+    let same_trace = text(parent, &["trace_id"]) == text(child, &["trace_id"]);
+    same_trace && text(parent, &["span_id"]) == text(child, &["parent_span_id"])
+}
+
+/// A string inside a span; empty where there is none.
+fn text<'a>(span: &'a Value, path: &[&str]) -> &'a str {
+    let mut value = span;
+    for name in path {
+        value = &value[*name];
+    }
+    value.as_str().unwrap_or_default()
+}
