@@ -135,9 +135,15 @@ mod user {
     use super::KernelConfig;
 
     // SAFETY: repr(C), integers only, no padding (IntoBytes is derived), any bit pattern valid.
-    #[expect(unsafe_code, reason = "aya reads and writes map values and globals by Pod")]
+    #[expect(
+        unsafe_code,
+        reason = "aya reads and writes map values and globals by Pod"
+    )]
     unsafe impl aya::Pod for KernelConfig {}
     // SAFETY: as above.
-    #[expect(unsafe_code, reason = "aya reads and writes map values and globals by Pod")]
+    #[expect(
+        unsafe_code,
+        reason = "aya reads and writes map values and globals by Pod"
+    )]
     unsafe impl aya::Pod for crate::connection::ConnectionState {}
 }

@@ -37,7 +37,17 @@ pub(crate) fn state(
         (Stream::Tcp, None) if sock.looks_accepted() => (Role::Server, 0, emit::now_ns()),
         _ => (Role::Unknown, 0, emit::now_ns()),
     };
-    insert(sock, identity, unit, NewState { role, complete, opened_ns }, slot)
+    insert(
+        sock,
+        identity,
+        unit,
+        NewState {
+            role,
+            complete,
+            opened_ns,
+        },
+        slot,
+    )
 }
 
 pub(crate) struct NewState {
@@ -95,7 +105,11 @@ pub(crate) fn place(state: &mut ConnectionState, direction: Direction) -> Place 
         Direction::Inbound => state.inbound.position,
         Direction::Outbound => state.outbound.position,
     };
-    Place { position, turn_start, budget: budget(state, direction, turn_start) }
+    Place {
+        position,
+        turn_start,
+        budget: budget(state, direction, turn_start),
+    }
 }
 
 #[inline(always)]

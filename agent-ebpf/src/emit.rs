@@ -35,7 +35,12 @@ pub(crate) fn now_ns() -> u64 {
 
 #[inline(always)]
 pub(crate) fn header(kind: RecordKind, length: usize, timestamp_ns: u64) -> RecordHeader {
-    RecordHeader { kind: kind as u16, reserved: 0, length: length as u32, timestamp_ns }
+    RecordHeader {
+        kind: kind as u16,
+        reserved: 0,
+        length: length as u32,
+        timestamp_ns,
+    }
 }
 
 /// Writes a record of fixed size.
@@ -57,9 +62,8 @@ pub(crate) fn scratch_record(scratch: *const Scratch, head: usize, captured: u32
         captured = limits::CAPTURE_BYTES;
     }
     // SAFETY: `head` is a constant of at most HEAD_BYTES, and head + captured ends inside Scratch.
-    let data = unsafe {
-        core::slice::from_raw_parts(scratch.cast::<u8>().add(skipped), head + captured)
-    };
+    let data =
+        unsafe { core::slice::from_raw_parts(scratch.cast::<u8>().add(skipped), head + captured) };
     let written = RECORDS.output::<[u8]>(data, NO_WAKE_UP).is_ok();
     if !written {
         count(DropReason::RingFull);

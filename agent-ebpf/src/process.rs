@@ -39,13 +39,21 @@ pub(crate) fn traced_unit() -> Option<ExecutionUnit> {
         if process_start_ns == 0 {
             process_start_ns = trace(process_id, task::process_start_ns(task::current()));
         }
-        return Some(ExecutionUnit { process_id, thread_id, process_start_ns });
+        return Some(ExecutionUnit {
+            process_id,
+            thread_id,
+            process_start_ns,
+        });
     }
     if config!(trace_all) == 0 || process_id == 0 || process_id == config!(agent_process_id) {
         return None;
     }
     let process_start_ns = trace(process_id, task::process_start_ns(task::current()));
-    Some(ExecutionUnit { process_id, thread_id, process_start_ns })
+    Some(ExecutionUnit {
+        process_id,
+        thread_id,
+        process_start_ns,
+    })
 }
 
 /// Whether a process is traced or would be on its first socket call.
@@ -58,7 +66,11 @@ pub(crate) fn is_traced(process_id: u32) -> bool {
 pub(crate) fn traced(process_id: u32) -> Traced {
     // SAFETY: as in `traced_unit`.
     if let Some(state) = unsafe { PROCESSES.get(&process_id) } {
-        if state.start & PROVISIONAL == 0 { Traced::Yes } else { Traced::Provisionally }
+        if state.start & PROVISIONAL == 0 {
+            Traced::Yes
+        } else {
+            Traced::Provisionally
+        }
     } else if config!(trace_all) == 1 && process_id != config!(agent_process_id) {
         Traced::Yes
     } else {
@@ -81,7 +93,10 @@ pub(crate) fn trace_provisionally(process_id: u32, start_ns: u64) {
 
 #[inline(always)]
 fn insert(process_id: u32, start: u64) {
-    if PROCESSES.insert(&process_id, &ProcessState { start }, 0).is_err() {
+    if PROCESSES
+        .insert(&process_id, &ProcessState { start }, 0)
+        .is_err()
+    {
         emit::count(DropReason::ProcessTableFull);
     }
 }

@@ -69,4 +69,7 @@ pub(crate) unsafe fn zero_words<T: Copy>(to: *mut T) {
 }
 
 const _: () = assert!(size_of::<Scratch>() <= 32 * 1024, "PCPU_MIN_UNIT_SIZE");
-const _: () = assert!(HEAD_BYTES % 8 == 0, "captured bytes follow the head without padding");
+const _: () = assert!(
+    HEAD_BYTES % 8 == 0,
+    "captured bytes follow the head without padding"
+);

@@ -50,7 +50,10 @@ struct IoVector {
 #[derive(Clone, Copy)]
 pub(crate) enum UserBuffer {
     Single(u64),
-    Vector { address: u64, count: u64 },
+    Vector {
+        address: u64,
+        count: u64,
+    },
     /// The call has no user buffer: sendfile, splice.
     Absent,
     /// There is one, but it is not known where.
@@ -80,9 +83,10 @@ pub(crate) fn locate() -> UserBuffer {
         system_call::READ | system_call::WRITE | system_call::SENDTO | system_call::RECVFROM => {
             UserBuffer::Single(second)
         }
-        system_call::READV | system_call::WRITEV => {
-            UserBuffer::Vector { address: second, count: third }
-        }
+        system_call::READV | system_call::WRITEV => UserBuffer::Vector {
+            address: second,
+            count: third,
+        },
         system_call::SENDMSG | system_call::RECVMSG => message(second),
         system_call::SENDMMSG | system_call::RECVMMSG => next_message(&registers),
         system_call::SENDFILE | system_call::SPLICE => UserBuffer::Absent,
@@ -99,9 +103,10 @@ fn read_word(address: u64) -> Option<u64> {
 
 #[inline(always)]
 fn message(header: u64) -> UserBuffer {
-    let (Some(address), Some(count)) =
-        (read_word(header + MSGHDR_IOV), read_word(header + MSGHDR_IOVLEN))
-    else {
+    let (Some(address), Some(count)) = (
+        read_word(header + MSGHDR_IOV),
+        read_word(header + MSGHDR_IOVLEN),
+    ) else {
         return UserBuffer::Unknown(DropReason::BufferUnreadable);
     };
     UserBuffer::Vector { address, count }
@@ -120,7 +125,14 @@ fn next_message(registers: &Registers) -> UserBuffer {
     if index + 1 >= count {
         let _ = MESSAGES.remove(&thread);
     } else {
-        let _ = MESSAGES.insert(&thread, &MessageProgress { array, next: index + 1 }, 0);
+        let _ = MESSAGES.insert(
+            &thread,
+            &MessageProgress {
+                array,
+                next: index + 1,
+            },
+            0,
+        );
     }
     message(array + index * MMSGHDR_BYTES)
 }
@@ -129,7 +141,10 @@ fn next_message(registers: &Registers) -> UserBuffer {
 #[inline(always)]
 pub(crate) fn abandon_messages() {
     if let Some(registers) = registers()
-        && matches!(registers.system_call, system_call::SENDMMSG | system_call::RECVMMSG)
+        && matches!(
+            registers.system_call,
+            system_call::SENDMMSG | system_call::RECVMMSG
+        )
     {
         let _ = MESSAGES.remove(&bpf_get_current_pid_tgid());
     }
@@ -183,7 +198,11 @@ unsafe fn capture_vector(
             return Err(DropReason::BufferUnreadable);
         };
         let room = u64::from(wanted - filled);
-        let length = if vector.length > room { room } else { vector.length } as u32;
+        let length = if vector.length > room {
+            room
+        } else {
+            vector.length
+        } as u32;
         // SAFETY: offset and length are bounded inside.
         if !unsafe { copy(out, filled, vector.base, length) } {
             return Err(DropReason::BufferUnreadable);
@@ -237,7 +256,13 @@ pub(crate) fn tail(buffer: UserBuffer, length: u32) -> [u8; 8] {
     }
     let mut tail = [0u8; 8];
     // SAFETY: five bytes fit behind the third; the helper checks the source.
-    unsafe { read_raw(tail.as_mut_ptr().add(3).cast(), SHORT_TAIL, (end - 5) as *const _) };
+    unsafe {
+        read_raw(
+            tail.as_mut_ptr().add(3).cast(),
+            SHORT_TAIL,
+            (end - 5) as *const _,
+        )
+    };
     tail
 }
 
@@ -247,7 +272,11 @@ fn vector_end(address: u64, count: u64, length: u32) -> Option<u64> {
     let last = address + count.checked_sub(1)? * size_of::<IoVector>() as u64;
     // SAFETY: the helper checks the address and fails instead of faulting.
     let vector = unsafe { bpf_probe_read_user(last as *const IoVector) }.ok()?;
-    let whole_tail = if length >= 8 { 8 } else { u64::from(SHORT_TAIL) };
+    let whole_tail = if length >= 8 {
+        8
+    } else {
+        u64::from(SHORT_TAIL)
+    };
     (vector.length >= whole_tail && vector.length <= u64::from(length))
         .then_some(vector.base + vector.length)
 }

@@ -19,8 +19,13 @@ impl Ledger {
     pub fn new(metrics: &SelfMetrics, kernel_losses: Vec<(DropReason, u64)>) -> Self {
         let losses = metrics.losses().into_iter();
         Self {
-            counters: Counter::ALL.iter().map(|counter| (*counter, metrics.total(*counter))).collect(),
-            losses: losses.map(|((reason, service), count)| (reason, service, count)).collect(),
+            counters: Counter::ALL
+                .iter()
+                .map(|counter| (*counter, metrics.total(*counter)))
+                .collect(),
+            losses: losses
+                .map(|((reason, service), count)| (reason, service, count))
+                .collect(),
             kernel_losses,
         }
     }
@@ -37,13 +42,21 @@ impl Ledger {
         let mut is_lossless = true;
         for (reason, service, count) in &self.losses {
             is_lossless = false;
-            let of = if service.is_empty() { String::new() } else { format!(" [{service}]") };
+            let of = if service.is_empty() {
+                String::new()
+            } else {
+                format!(" [{service}]")
+            };
             let name = format!("lost: {}{of}", reason.name());
             line(&name, *count, reason.description().trim());
         }
         for (reason, count) in self.kernel_losses.iter().filter(|(_, count)| *count > 0) {
             is_lossless = false;
-            line(&format!("kernel: {}", reason.name()), *count, reason.description().trim());
+            line(
+                &format!("kernel: {}", reason.name()),
+                *count,
+                reason.description().trim(),
+            );
         }
         if is_lossless {
             text.push_str("  nothing was lost\n");
@@ -54,8 +67,14 @@ impl Ledger {
     /// For programs: an object with `counters` by name, `losses` as a list of `reason`, `service`
     /// and `count`, and `kernel_losses` by name.
     pub fn json(&self) -> serde_json::Value {
-        let counters = self.counters.iter().map(|(counter, count)| (counter.name(), *count));
-        let kernel = self.kernel_losses.iter().map(|(reason, count)| (reason.name(), *count));
+        let counters = self
+            .counters
+            .iter()
+            .map(|(counter, count)| (counter.name(), *count));
+        let kernel = self
+            .kernel_losses
+            .iter()
+            .map(|(reason, count)| (reason.name(), *count));
         let losses: Vec<_> = self
             .losses
             .iter()
@@ -85,7 +104,10 @@ mod tests {
         let text = ledger.text();
         assert!(text.contains("lost: export_queue_full [shop]"), "{text}");
         assert!(text.contains("kernel: ring_full"), "{text}");
-        assert!(!text.contains("io_uring") && !text.contains("nothing was lost"), "{text}");
+        assert!(
+            !text.contains("io_uring") && !text.contains("nothing was lost"),
+            "{text}"
+        );
         let json = ledger.json();
         assert_eq!(json["counters"]["spans.created"], 7);
         assert_eq!(json["losses"][0]["count"], 3);

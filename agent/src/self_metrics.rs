@@ -98,7 +98,9 @@ impl SelfMetrics {
     }
 
     pub fn total(&self, counter: Counter) -> u64 {
-        self.counters.get(counter as usize).map_or(0, |cell| cell.load(Ordering::Relaxed))
+        self.counters
+            .get(counter as usize)
+            .map_or(0, |cell| cell.load(Ordering::Relaxed))
     }
 
     pub fn lose(&self, reason: Loss, service: &str, count: u64) {
@@ -107,6 +109,9 @@ impl SelfMetrics {
     }
 
     pub fn losses(&self) -> BTreeMap<(Loss, String), u64> {
-        self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.losses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

@@ -34,9 +34,18 @@ fn recordings() -> Vec<Recording> {
     assert!(!paths.is_empty(), "there are recordings");
     let read = |path: PathBuf| {
         let bytes = fs::read(&path).expect("readable");
-        let entries = replay::read(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        Recording { name, path, entries }
+        let entries =
+            replay::read(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let name = path
+            .file_stem()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        Recording {
+            name,
+            path,
+            entries,
+        }
     };
     paths.into_iter().map(read).collect()
 }
@@ -62,7 +71,12 @@ fn recordings_replay_to_their_spans() {
         for (number, (got, wanted)) in spans.lines().zip(expected.lines()).enumerate() {
             assert_eq!(got, wanted, "{}, span {number}", recording.name);
         }
-        assert_eq!(spans.lines().count(), expected.lines().count(), "{}", recording.name);
+        assert_eq!(
+            spans.lines().count(),
+            expected.lines().count(),
+            "{}",
+            recording.name
+        );
     }
 }
 
@@ -72,13 +86,18 @@ fn batches_do_not_matter() {
     for recording in recordings() {
         let expected = told(&replay::replay_entries(&recording.entries, SEED));
         let single = recording.entries.iter().flat_map(|entry| match entry {
-            Entry::Records(batch) => {
-                replay::records(batch).map(|record| Entry::Records(record.to_vec())).collect()
-            }
+            Entry::Records(batch) => replay::records(batch)
+                .map(|record| Entry::Records(record.to_vec()))
+                .collect(),
             other => vec![other.clone()],
         });
         let single: Vec<Entry> = single.collect();
-        assert_eq!(told(&replay::replay_entries(&single, SEED)), expected, "{}", recording.name);
+        assert_eq!(
+            told(&replay::replay_entries(&single, SEED)),
+            expected,
+            "{}",
+            recording.name
+        );
         // Only every third tick is heard, so that several batches are one.
         let mut ticks = 0;
         let coarse: Vec<Entry> = single
@@ -88,7 +107,12 @@ fn batches_do_not_matter() {
                 !matches!(entry, Entry::Tick { .. }) || ticks % 3 == 0
             })
             .collect();
-        assert_eq!(told(&replay::replay_entries(&coarse, SEED)), expected, "{}", recording.name);
+        assert_eq!(
+            told(&replay::replay_entries(&coarse, SEED)),
+            expected,
+            "{}",
+            recording.name
+        );
     }
 }
 
@@ -100,13 +124,17 @@ fn broken_records_break_nothing() {
         for place in places(&recording.entries) {
             for _ in 0..4 {
                 let mut entries = recording.entries.clone();
-                let Some(Entry::Records(batch)) = entries.get_mut(place.entry) else { continue };
+                let Some(Entry::Records(batch)) = entries.get_mut(place.entry) else {
+                    continue;
+                };
                 let at = place.start + random.below(place.length);
                 batch[at] ^= 1 << random.below(8);
                 hold(&recording.name, &replay::replay_entries(&entries, SEED));
             }
             let mut entries = recording.entries.clone();
-            let Some(Entry::Records(batch)) = entries.get_mut(place.entry) else { continue };
+            let Some(Entry::Records(batch)) = entries.get_mut(place.entry) else {
+                continue;
+            };
             let kept = random.below(place.length);
             batch.drain(place.start + kept..place.start + place.length);
             hold(&recording.name, &replay::replay_entries(&entries, SEED));
@@ -147,10 +175,16 @@ struct Place {
 fn places(entries: &[Entry]) -> Vec<Place> {
     let mut places = Vec::new();
     for (entry, batch) in entries.iter().enumerate() {
-        let Entry::Records(batch) = batch else { continue };
+        let Entry::Records(batch) = batch else {
+            continue;
+        };
         let mut start = 0;
         for record in replay::records(batch) {
-            places.push(Place { entry, start, length: record.len() });
+            places.push(Place {
+                entry,
+                start,
+                length: record.len(),
+            });
             start += record.len();
         }
     }
@@ -167,7 +201,11 @@ fn without(entries: &[Entry], lost: impl Fn(usize) -> bool) -> Vec<Entry> {
         };
         for record in replay::records(batch) {
             // The reader of the ring buffer says that records are missing.
-            kept.push(if lost(index) { Entry::Loss } else { Entry::Records(record.to_vec()) });
+            kept.push(if lost(index) {
+                Entry::Loss
+            } else {
+                Entry::Records(record.to_vec())
+            });
             index += 1;
         }
     }
@@ -178,16 +216,34 @@ fn without(entries: &[Entry], lost: impl Fn(usize) -> bool) -> Vec<Entry> {
 fn hold(name: &str, spans: &[Span]) {
     let parents: BTreeMap<_, _> = spans
         .iter()
-        .map(|span| (span.span_id.to_bytes(), span.parent.map(|parent| parent.span_id.to_bytes())))
+        .map(|span| {
+            (
+                span.span_id.to_bytes(),
+                span.parent.map(|parent| parent.span_id.to_bytes()),
+            )
+        })
         .collect();
-    assert_eq!(parents.len(), spans.len(), "{name}: one span for each exchange");
+    assert_eq!(
+        parents.len(),
+        spans.len(),
+        "{name}: one span for each exchange"
+    );
     for span in spans {
-        assert!(span.end_ns >= span.start_ns, "{name}: ends before it begins: {span:?}");
+        assert!(
+            span.end_ns >= span.start_ns,
+            "{name}: ends before it begins: {span:?}"
+        );
         let Some(parent) = span.parent else { continue };
         let known = spans.iter().find(|other| other.span_id == parent.span_id);
-        assert!(parent.is_remote || known.is_some(), "{name}: no parent: {span:?}");
+        assert!(
+            parent.is_remote || known.is_some(),
+            "{name}: no parent: {span:?}"
+        );
         if let Some(known) = known {
-            assert_eq!(known.trace_id, span.trace_id, "{name}: two traces: {span:?}");
+            assert_eq!(
+                known.trace_id, span.trace_id,
+                "{name}: two traces: {span:?}"
+            );
         }
         let mut above = BTreeSet::new();
         let mut at = Some(span.span_id.to_bytes());
@@ -211,11 +267,19 @@ fn key(span: &Span) -> Key {
         _ => 0,
     };
     let path = text(attribute::URL_PATH) + &text(attribute::URL_FULL);
-    (pid, u8::from(span.kind == Kind::Client), span.start_ns, path)
+    (
+        pid,
+        u8::from(span.kind == Kind::Client),
+        span.start_ns,
+        path,
+    )
 }
 
 fn find<'a>(attributes: &'a [attribute::Attribute], name: &str) -> Option<&'a Value> {
-    attributes.iter().find(|attribute| attribute.key == name).map(|attribute| &attribute.value)
+    attributes
+        .iter()
+        .find(|attribute| attribute.key == name)
+        .map(|attribute| &attribute.value)
 }
 
 /// Who the parent is: a span of ours, or an id from the wire.
@@ -231,7 +295,14 @@ fn told(spans: &[Span]) -> Vec<String> {
         .iter()
         .map(|span| {
             let (parent, key) = (parent(span, spans), key(span));
-            let Span { end_ns, status, attributes, links, resource, .. } = span;
+            let Span {
+                end_ns,
+                status,
+                attributes,
+                links,
+                resource,
+                ..
+            } = span;
             let links = links.len();
             format!("{key:?} {end_ns} {parent:?} {status:?} {attributes:?} {links} {resource:?}")
         })
@@ -247,23 +318,37 @@ fn says_no_more(name: &str, spans: &[Span], whole: &[Span]) {
         let Some(same) = same else {
             // A head that was not seen whole has no path; the time is that of its first byte.
             let begun = whole.iter().any(|other| other.start_ns == span.start_ns);
-            assert!(begun && key(span).3.is_empty(), "{name}: a span from nowhere: {span:?}");
+            assert!(
+                begun && key(span).3.is_empty(),
+                "{name}: a span from nowhere: {span:?}"
+            );
             continue;
         };
         let (got, wanted) = (parent(span, spans), parent(same, whole));
-        assert!(got.is_none() || got == wanted, "{name}: {got:?}, not {wanted:?}: {span:?}");
-        let status = |span: &Span| {
-            find(&span.attributes, attribute::HTTP_RESPONSE_STATUS_CODE).cloned()
-        };
+        assert!(
+            got.is_none() || got == wanted,
+            "{name}: {got:?}, not {wanted:?}: {span:?}"
+        );
+        let status =
+            |span: &Span| find(&span.attributes, attribute::HTTP_RESPONSE_STATUS_CODE).cloned();
         let (got, wanted) = (status(span), status(same));
-        assert!(got.is_none() || got == wanted, "{name}: {got:?}, not {wanted:?}: {span:?}");
+        assert!(
+            got.is_none() || got == wanted,
+            "{name}: {got:?}, not {wanted:?}: {span:?}"
+        );
         if span.status != Status::Unset {
-            assert_eq!(span.status, same.status, "{name}: an invented error: {span:?}");
+            assert_eq!(
+                span.status, same.status,
+                "{name}: an invented error: {span:?}"
+            );
         }
         if find(&span.attributes, attribute::UNOBSERVED).is_none() {
             // That it broke may be noticed by a later sign.
             let is_later = span.status != Status::Unset && span.end_ns > same.end_ns;
-            assert!(is_later || span.end_ns == same.end_ns, "{name}: invented end: {span:?}");
+            assert!(
+                is_later || span.end_ns == same.end_ns,
+                "{name}: invented end: {span:?}"
+            );
         }
     }
 }

@@ -54,7 +54,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut line = String::new();
     said.read_line(&mut line)?;
     let mut selection = vec!["--exporter".to_owned(), "none".to_owned()];
-    for pid in line.split(|c: char| !c.is_ascii_digit()).filter(|pid| !pid.is_empty()) {
+    for pid in line
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|pid| !pid.is_empty())
+    {
         selection.extend(["--pid".to_owned(), pid.to_owned()]);
     }
     ensure!(selection.len() > 2, "the scene did not start");
@@ -62,7 +65,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let path = raw.display().to_string();
     let environment = [("EBPF_AGENT_RECORD_FILE", path.as_str())];
     let mut agent = Agent::start(&binary, &directory.0, &selection, &environment)?;
-    scene.0.stdin.take().context("the scene has no input")?.write_all(b"attached\n")?;
+    scene
+        .0
+        .stdin
+        .take()
+        .context("the scene has no input")?
+        .write_all(b"attached\n")?;
     line.clear();
     said.read_line(&mut line)?;
     ensure!(line.trim() == "done", "the scene ended early");
@@ -71,11 +79,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
     let mut recording = fs::read(&raw).context("the agent recorded nothing")?;
     hide_names(&mut recording);
-    ensure!(recording.len() <= SIZE_LIMIT, "the recording has {} bytes", recording.len());
+    ensure!(
+        recording.len() <= SIZE_LIMIT,
+        "the recording has {} bytes",
+        recording.len()
+    );
     let kept = recordings.join(format!("{}.rec", arguments.name));
     fs::write(&kept, &recording)?;
-    say("record", &format!("{} bytes in {}", recording.len(), kept.display()));
-    say("record", "look at the spans: UPDATE_RECORDINGS=1 cargo test -p agent-tests --test replay");
+    say(
+        "record",
+        &format!("{} bytes in {}", recording.len(), kept.display()),
+    );
+    say(
+        "record",
+        "look at the spans: UPDATE_RECORDINGS=1 cargo test -p agent-tests --test replay",
+    );
     Ok(())
 }
 
@@ -85,8 +103,9 @@ fn hide_names(recording: &mut [u8]) {
     let mut hidden = b"/srv".to_vec();
     hidden.resize(path.len().max(hidden.len()), b'/');
     let mut at = 0;
-    while let Some(found) =
-        recording.get(at..).and_then(|rest| rest.windows(path.len()).position(|name| name == path))
+    while let Some(found) = recording
+        .get(at..)
+        .and_then(|rest| rest.windows(path.len()).position(|name| name == path))
     {
         at += found;
         if let Some(name) = recording.get_mut(at..at + path.len()) {

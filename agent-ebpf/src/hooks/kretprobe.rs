@@ -39,7 +39,11 @@ pub(crate) struct Entry {
 fn enter(ctx: &ProbeContext, message_flags: i32) -> u32 {
     if process::is_traced(task::process_id()) {
         let sock = socket_sock_probed(ctx.arg(0).unwrap_or(core::ptr::null()));
-        let entry = Entry { sock: sock as u64, message_flags, reserved: 0 };
+        let entry = Entry {
+            sock: sock as u64,
+            message_flags,
+            reserved: 0,
+        };
         let thread = bpf_get_current_pid_tgid();
         // SAFETY: only this thread uses its entry.
         if let Some(unfinished) = unsafe { ENTRIES.get(&thread) } {
@@ -106,6 +110,8 @@ pub(crate) fn recvmsg_return(ctx: RetProbeContext) -> u32 {
 
 #[kprobe]
 pub(crate) fn unix_release_enter(ctx: ProbeContext) -> u32 {
-    unix_released(Sock(socket_sock_probed(ctx.arg(0).unwrap_or(core::ptr::null()))));
+    unix_released(Sock(socket_sock_probed(
+        ctx.arg(0).unwrap_or(core::ptr::null()),
+    )));
     0
 }

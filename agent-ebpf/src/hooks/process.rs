@@ -58,11 +58,18 @@ fn try_exec(program: *const u8) -> Option<()> {
     const LENGTH: usize = size_of::<ProcessExec>();
     // SAFETY: the record ends where the captured bytes begin, inside the area and aligned to 8;
     // nobody else uses this slot now; all bit patterns are valid.
-    let record =
-        unsafe { &mut *area.cast::<u8>().add(HEAD_BYTES - LENGTH).cast::<ProcessExec>() };
+    let record = unsafe {
+        &mut *area
+            .cast::<u8>()
+            .add(HEAD_BYTES - LENGTH)
+            .cast::<ProcessExec>()
+    };
     let captured = strings.executable + strings.arguments + strings.environment;
-    record.header =
-        emit::header(RecordKind::ProcessExec, LENGTH + captured as usize, emit::now_ns());
+    record.header = emit::header(
+        RecordKind::ProcessExec,
+        LENGTH + captured as usize,
+        emit::now_ns(),
+    );
     record.unit = unit;
     record.parent_process_id = task::parent_process_id(current);
     record.executable_length = strings.executable;
@@ -88,7 +95,11 @@ struct Strings {
 /// `out` has room for [`limits::EXECUTABLE_BYTES`] and [`limits::PROGRAM_BYTES`].
 #[inline(always)]
 unsafe fn copy_strings(current: *const u8, program: *const u8, out: *mut u8) -> Strings {
-    let mut strings = Strings { executable: 0, arguments: 0, environment: 0 };
+    let mut strings = Strings {
+        executable: 0,
+        arguments: 0,
+        environment: 0,
+    };
     if let Some(path) = field::<*const u8>(program, KernelField::ProgramInterpreter) {
         // SAFETY: bounded by the size given; the helper checks the source.
         let length = unsafe {
@@ -99,7 +110,9 @@ unsafe fn copy_strings(current: *const u8, program: *const u8, out: *mut u8) -> 
             strings.executable = length as u32 - 1;
         }
     }
-    let Some(place) = task::program_strings(current) else { return strings };
+    let Some(place) = task::program_strings(current) else {
+        return strings;
+    };
     let mut length = core::hint::black_box(place.end.saturating_sub(place.start));
     // The verifier wants the bounds of the copy next to it.
     if length > limits::PROGRAM_BYTES as u64 {
@@ -109,11 +122,19 @@ unsafe fn copy_strings(current: *const u8, program: *const u8, out: *mut u8) -> 
         core::hint::black_box(strings.executable) as usize & (limits::EXECUTABLE_BYTES - 1);
     // SAFETY: offset + length is at most what `out` has room for; the helper checks the source.
     let failed = unsafe {
-        bpf_probe_read_user(out.add(offset).cast(), length as u32, place.start as *const _)
+        bpf_probe_read_user(
+            out.add(offset).cast(),
+            length as u32,
+            place.start as *const _,
+        )
     };
     if failed == 0 {
         let arguments = place.arguments_end.saturating_sub(place.start);
-        strings.arguments = if arguments < length { arguments } else { length } as u32;
+        strings.arguments = if arguments < length {
+            arguments
+        } else {
+            length
+        } as u32;
         strings.environment = length as u32 - strings.arguments;
     }
     strings
@@ -139,7 +160,11 @@ fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
         process::trace(child.process_id, child.process_start_ns);
     }
     emit::record(&ProcessFork {
-        header: emit::header(RecordKind::ProcessFork, size_of::<ProcessFork>(), emit::now_ns()),
+        header: emit::header(
+            RecordKind::ProcessFork,
+            size_of::<ProcessFork>(),
+            emit::now_ns(),
+        ),
         parent,
         child,
     });
@@ -164,7 +189,11 @@ fn try_exit() -> Option<()> {
     }
     process::forget(unit.process_id);
     emit::record(&ProcessExit {
-        header: emit::header(RecordKind::ProcessExit, size_of::<ProcessExit>(), emit::now_ns()),
+        header: emit::header(
+            RecordKind::ProcessExit,
+            size_of::<ProcessExit>(),
+            emit::now_ns(),
+        ),
         unit,
     });
     Some(())

@@ -9,9 +9,7 @@
 //! fallback: kretprobe on the same functions, in `kretprobe.rs`
 
 use agent_common::{
-    connection::{
-        ConnectionOpened, ConnectionState, Direction, FAMILY_UNIX, Role,
-    },
+    connection::{ConnectionOpened, ConnectionState, Direction, FAMILY_UNIX, Role},
     kernel_config::KernelField,
     limits,
     payload::{SocketData, flags},
@@ -248,7 +246,9 @@ fn emit_data(
         };
         let area = scratch::area(transfer.slot)?;
         let flag = flags::END_OF_STREAM;
-        write_head(transfer, sock, identity, unit, state, &place, now_ns, area, flag);
+        write_head(
+            transfer, sock, identity, unit, state, &place, now_ns, area, flag,
+        );
         let record = area.cast::<SocketData>();
         // SAFETY: a field of the scratch area, see `write_head`; both sides are wire types.
         unsafe { scratch::copy_words(&raw mut (*record).other_flow, &raw const state.inbound) };
@@ -265,13 +265,19 @@ fn emit_data(
         tail = user_buffer::tail(buffer, moved);
     } else {
         let area = scratch::area(transfer.slot)?;
-        let wanted = if moved < place.budget { moved } else { place.budget };
+        let wanted = if moved < place.budget {
+            moved
+        } else {
+            place.budget
+        };
         let captured = capture(buffer, wanted, area);
         if captured < moved {
             tail = user_buffer::tail(buffer, moved);
         }
         if captured > 0 || place.turn_start {
-            write_head(transfer, sock, identity, unit, state, &place, now_ns, area, 0);
+            write_head(
+                transfer, sock, identity, unit, state, &place, now_ns, area, 0,
+            );
             // SAFETY: the scratch area's head, see `write_head`.
             let record = unsafe { &mut *area.cast::<SocketData>() };
             record.captured_length = captured;
@@ -304,7 +310,10 @@ fn capture(buffer: UserBuffer, wanted: u32, area: *mut Scratch) -> u32 {
 
 /// Fills the fixed part of the record in place.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one caller's locals; a struct would cost stack")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller's locals; a struct would cost stack"
+)]
 fn write_head(
     transfer: &Transfer,
     sock: Sock,
@@ -331,13 +340,32 @@ fn write_head(
     record.position = place.position;
     record.original_length = transfer.result as u32;
     record.captured_length = 0;
-    record.tcp_sequence =
-        if sequence == 0 { 0 } else { sequence.wrapping_sub(transfer.result as u32) };
+    record.tcp_sequence = if sequence == 0 {
+        0
+    } else {
+        sequence.wrapping_sub(transfer.result as u32)
+    };
     record.flags = more_flags
-        | if matches!(transfer.direction, Direction::Outbound) { flags::OUTBOUND } else { 0 }
-        | if place.turn_start { flags::TURN_START } else { 0 }
-        | if state.complete == 1 { flags::COMPLETE } else { 0 }
-        | if sock.is_non_blocking() { flags::NON_BLOCKING } else { 0 };
+        | if matches!(transfer.direction, Direction::Outbound) {
+            flags::OUTBOUND
+        } else {
+            0
+        }
+        | if place.turn_start {
+            flags::TURN_START
+        } else {
+            0
+        }
+        | if state.complete == 1 {
+            flags::COMPLETE
+        } else {
+            0
+        }
+        | if sock.is_non_blocking() {
+            flags::NON_BLOCKING
+        } else {
+            0
+        };
     record.role = state.role;
     record.reserved = 0;
     record.tail = [0; 8];

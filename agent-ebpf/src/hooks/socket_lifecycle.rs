@@ -90,7 +90,11 @@ fn connecting(sock: Sock) {
         && sock.stream() == Some(Stream::Tcp)
     {
         let identity = sock.identity();
-        let new = NewState { role: Role::Client, complete: 1, opened_ns: emit::now_ns() };
+        let new = NewState {
+            role: Role::Client,
+            complete: 1,
+            opened_ns: emit::now_ns(),
+        };
         if connection::insert(sock, identity, unit, new, Slot::State).is_some() {
             announce(sock, identity, unit, Role::Client, Slot::State);
         }
@@ -121,7 +125,9 @@ fn listening(sock: Sock) {
     if !traced && config!(port_count) == 0 {
         return;
     }
-    let Some(unit) = task::unit(task::current()) else { return };
+    let Some(unit) = task::unit(task::current()) else {
+        return;
+    };
     emit::record(&ProcessListen {
         header: emit::header(
             RecordKind::ProcessListen,
@@ -153,7 +159,9 @@ fn is_selected(port: u16) -> bool {
 fn closing(sock: Sock, step: ClosingStep) {
     let identity = sock.identity();
     // SAFETY: copied at once; a concurrent update may mix counts, never memory.
-    let Some(state) = (unsafe { CONNECTIONS.get(&identity) }) else { return };
+    let Some(state) = (unsafe { CONNECTIONS.get(&identity) }) else {
+        return;
+    };
     emit::record(&ConnectionClosing {
         header: emit::header(
             RecordKind::ConnectionClosing,

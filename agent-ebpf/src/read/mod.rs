@@ -15,7 +15,11 @@ use crate::maps::config;
 #[inline(always)]
 pub(crate) fn offset(field: KernelField) -> Option<usize> {
     let offset = config!(offsets[field as usize]);
-    if offset == ABSENT { None } else { Some(offset as usize) }
+    if offset == ABSENT {
+        None
+    } else {
+        Some(offset as usize)
+    }
 }
 
 /// Reads a field of type `T` of the structure at `base`.

@@ -71,11 +71,14 @@ impl Sock {
             return;
         }
         out.local_port = self.local_port();
-        out.remote_port =
-            u16::from_be(field(self.0, KernelField::SockRemotePort).unwrap_or(0));
+        out.remote_port = u16::from_be(field(self.0, KernelField::SockRemotePort).unwrap_or(0));
         if family == FAMILY_INET {
-            out.local[0] = field::<u32>(self.0, KernelField::SockLocalV4).unwrap_or(0).into();
-            out.remote[0] = field::<u32>(self.0, KernelField::SockRemoteV4).unwrap_or(0).into();
+            out.local[0] = field::<u32>(self.0, KernelField::SockLocalV4)
+                .unwrap_or(0)
+                .into();
+            out.remote[0] = field::<u32>(self.0, KernelField::SockRemoteV4)
+                .unwrap_or(0)
+                .into();
         } else {
             out.local = field(self.0, KernelField::SockLocalV6).unwrap_or([0; 2]);
             out.remote = field(self.0, KernelField::SockRemoteV6).unwrap_or([0; 2]);
@@ -125,7 +128,9 @@ impl Sock {
 
     #[inline(always)]
     pub(crate) fn error(self) -> u32 {
-        field::<i32>(self.0, KernelField::SockError).unwrap_or(0).unsigned_abs()
+        field::<i32>(self.0, KernelField::SockError)
+            .unwrap_or(0)
+            .unsigned_abs()
     }
 
     /// Whether a unix socket is an accepted one: it carries its listener's name, or no name while

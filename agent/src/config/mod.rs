@@ -115,8 +115,12 @@ impl Config {
         let log_level = sources.take("log-level", word::<LogLevel>)?;
 
         let mut warnings = sources.into_warnings();
-        let (export, export_warnings) = export::Config::from_lookup(&exporters, lookup)
-            .map_err(|error| Failure::ExportMalformed { cause: error.to_string() })?;
+        let (export, export_warnings) =
+            export::Config::from_lookup(&exporters, lookup).map_err(|error| {
+                Failure::ExportMalformed {
+                    cause: error.to_string(),
+                }
+            })?;
         warnings.extend(export_warnings);
         let (sampler, sampler_warnings) = Sampler::from_lookup(lookup);
         warnings.extend(sampler_warnings);

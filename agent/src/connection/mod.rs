@@ -36,7 +36,8 @@ pub struct Origin {
 impl Origin {
     /// TCP sequence number of another byte of the same flow.
     pub const fn sequence_at(&self, position: u64) -> u32 {
-        self.tcp_sequence.wrapping_add(position.wrapping_sub(self.position) as u32)
+        self.tcp_sequence
+            .wrapping_add(position.wrapping_sub(self.position) as u32)
     }
 }
 

@@ -35,7 +35,10 @@ impl Stream {
         let end = position.saturating_add(bytes.len() as u64);
         if position > next {
             self.next = Some(end);
-            return Step::Gap { length: position - next, then: bytes };
+            return Step::Gap {
+                length: position - next,
+                then: bytes,
+            };
         }
         if end <= next && !bytes.is_empty() {
             return Step::Known;
@@ -69,8 +72,18 @@ mod tests {
     #[test]
     fn a_hole_is_told_and_passed() {
         let mut stream = Stream::default();
-        assert_eq!(stream.place(10, b"ab"), Step::Next(b"ab"), "before the agent is no hole");
-        assert_eq!(stream.place(20, b"cd"), Step::Gap { length: 8, then: b"cd" });
+        assert_eq!(
+            stream.place(10, b"ab"),
+            Step::Next(b"ab"),
+            "before the agent is no hole"
+        );
+        assert_eq!(
+            stream.place(20, b"cd"),
+            Step::Gap {
+                length: 8,
+                then: b"cd"
+            }
+        );
         assert_eq!(stream.advance_to(30), 8);
         assert_eq!(stream.advance_to(25), 0);
         assert_eq!(stream.position(), 30);

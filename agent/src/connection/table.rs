@@ -88,7 +88,13 @@ impl Table {
             .get(&id)
             .is_some_and(|connection| connection.is_waiting() || connection.is_breaking());
         if waiting {
-            self.set_ask(id, Ask { due_ns: now_ns.saturating_add(FIRST_ASK_NS), delay_ns: FIRST_ASK_NS });
+            self.set_ask(
+                id,
+                Ask {
+                    due_ns: now_ns.saturating_add(FIRST_ASK_NS),
+                    delay_ns: FIRST_ASK_NS,
+                },
+            );
         } else {
             self.forget_ask(id);
         }
@@ -103,7 +109,13 @@ impl Table {
         }
         let delay_ns = self.asks.get(&id).map_or(FIRST_ASK_NS, |ask| ask.delay_ns);
         let delay_ns = (delay_ns * 2).min(LAST_ASK_NS);
-        self.set_ask(id, Ask { due_ns: now_ns.saturating_add(delay_ns), delay_ns });
+        self.set_ask(
+            id,
+            Ask {
+                due_ns: now_ns.saturating_add(delay_ns),
+                delay_ns,
+            },
+        );
         Some(id)
     }
 

@@ -32,8 +32,18 @@ const KEPT: usize = 1_024;
 /// One input in owned form, kept until the protocol is known.
 #[derive(Debug)]
 enum Kept {
-    Bytes { data: Vec<u8>, turn_start: bool, origin: Origin },
-    Skipped { direction: Direction, length: u64, position: u64, last_ns: u64, tail: [u8; 8] },
+    Bytes {
+        data: Vec<u8>,
+        turn_start: bool,
+        origin: Origin,
+    },
+    Skipped {
+        direction: Direction,
+        length: u64,
+        position: u64,
+        last_ns: u64,
+        tail: [u8; 8],
+    },
 }
 
 /// The first bytes of both directions, while it is open what they are.
@@ -47,7 +57,10 @@ struct Undecided {
 
 enum Understanding {
     Undecided(Undecided),
-    Speaks { session: Box<dyn Session>, kind: Kind },
+    Speaks {
+        session: Box<dyn Session>,
+        kind: Kind,
+    },
     /// None of our protocols, or no longer one.
     Opaque,
 }
@@ -178,8 +191,14 @@ impl Connection {
         self.handle_bytes(data, origin);
         let uncaptured = u64::from(data.original_length).saturating_sub(data.bytes.len() as u64);
         if uncaptured > 0 {
-            let end = data.position.saturating_add(u64::from(data.original_length));
-            let flowed = DirectionState { position: end, last_ns: time_ns, tail: data.tail };
+            let end = data
+                .position
+                .saturating_add(u64::from(data.original_length));
+            let flowed = DirectionState {
+                position: end,
+                last_ns: time_ns,
+                tail: data.tail,
+            };
             self.catch_up(data.direction, &flowed, Some(origin));
         }
     }
@@ -207,7 +226,11 @@ impl Connection {
         let known = (data.bytes.len() - bytes.len()) as u64;
         let position = origin.position.saturating_add(known);
         let tcp_sequence = origin.sequence_at(position);
-        let origin = Origin { tcp_sequence, position, ..origin };
+        let origin = Origin {
+            tcp_sequence,
+            position,
+            ..origin
+        };
         self.feed_bytes(bytes, data.turn_start && known == 0, origin);
     }
 
@@ -226,8 +249,11 @@ impl Connection {
             ClosingStep::RemoteClosed => self.remote_closed_first = true,
             ClosingStep::LocalClosed => self.end(Direction::Outbound, EndCause::Closed, time_ns),
             ClosingStep::Aborted => {
-                let cause =
-                    if error == ETIMEDOUT { EndCause::TimedOut } else { EndCause::Reset };
+                let cause = if error == ETIMEDOUT {
+                    EndCause::TimedOut
+                } else {
+                    EndCause::Reset
+                };
                 self.aborted.get_or_insert((cause, time_ns));
             }
             ClosingStep::Destroyed => {
@@ -301,8 +327,16 @@ impl Connection {
     pub fn is_elsewhere(&self, endpoints: Endpoints) -> bool {
         match (self.endpoints, endpoints) {
             (
-                Endpoints::Inet { local: (_, port), remote, .. },
-                Endpoints::Inet { local: (_, other_port), remote: other_remote, .. },
+                Endpoints::Inet {
+                    local: (_, port),
+                    remote,
+                    ..
+                },
+                Endpoints::Inet {
+                    local: (_, other_port),
+                    remote: other_remote,
+                    ..
+                },
             ) => {
                 let has_ports = port != 0 && other_port != 0;
                 let has_remotes = remote.1 != 0 && other_remote.1 != 0;
@@ -310,7 +344,10 @@ impl Connection {
             }
             (
                 Endpoints::Unix { local, remote },
-                Endpoints::Unix { local: other_local, remote: other_remote },
+                Endpoints::Unix {
+                    local: other_local,
+                    remote: other_remote,
+                },
             ) => {
                 let differs = |one, other| one != 0 && other != 0 && one != other;
                 differs(local, other_local) || differs(remote, other_remote)
@@ -356,7 +393,13 @@ impl Connection {
         let length = self.stream(direction).advance_to(flowed.position);
         if length > 0 {
             let (last_ns, tail) = (flowed.last_ns, flowed.tail);
-            self.feed_skipped(Kept::Skipped { direction, length, position, last_ns, tail });
+            self.feed_skipped(Kept::Skipped {
+                direction,
+                length,
+                position,
+                last_ns,
+                tail,
+            });
             self.collect(origin);
         }
     }
@@ -420,7 +463,9 @@ impl Connection {
     fn decide(&mut self, data: &[u8], turn_start: bool, origin: Origin) {
         let kind = self.kind();
         let complete = self.complete && !self.has_lost_track;
-        let Understanding::Undecided(undecided) = &mut self.understanding else { return };
+        let Understanding::Undecided(undecided) = &mut self.understanding else {
+            return;
+        };
         undecided.add(data, turn_start, origin, complete);
         let opening = Opening {
             inbound: &undecided.inbound,
@@ -453,7 +498,9 @@ impl Connection {
 
     /// Tells a new session what ended before it was known to be one.
     fn tell_ends(&mut self) {
-        for (direction, ended) in [Direction::Inbound, Direction::Outbound].into_iter().zip(self.ended)
+        for (direction, ended) in [Direction::Inbound, Direction::Outbound]
+            .into_iter()
+            .zip(self.ended)
         {
             if let Some((cause, time_ns)) = ended {
                 self.tell_end(direction, cause, time_ns);
@@ -463,7 +510,9 @@ impl Connection {
 
     fn replay(&mut self, kept: Vec<Kept>, kind: Kind) {
         for input in kept {
-            let Understanding::Speaks { session, .. } = &mut self.understanding else { return };
+            let Understanding::Speaks { session, .. } = &mut self.understanding else {
+                return;
+            };
             hand_over(session.as_mut(), kind, &input);
             self.collect(match input {
                 Kept::Bytes { origin, .. } => Some(origin),
@@ -474,9 +523,12 @@ impl Connection {
 
     /// Takes what the session learned; notes when it is over.
     fn collect(&mut self, origin: Option<Origin>) {
-        let Understanding::Speaks { session, .. } = &mut self.understanding else { return };
+        let Understanding::Speaks { session, .. } = &mut self.understanding else {
+            return;
+        };
         while let Some(progress) = session.poll() {
-            self.observations.push_back(Observation { progress, origin });
+            self.observations
+                .push_back(Observation { progress, origin });
         }
         match session.standing() {
             Standing::Going => {}
@@ -491,19 +543,34 @@ impl Connection {
     fn endpoint(&self, kind: Kind) -> Endpoint {
         let (local, peer) = match self.endpoints {
             Endpoints::Inet { local, remote, .. } => (
-                Address::Inet { ip: local.0, port: local.1 },
-                Address::Inet { ip: remote.0, port: remote.1 },
+                Address::Inet {
+                    ip: local.0,
+                    port: local.1,
+                },
+                Address::Inet {
+                    ip: remote.0,
+                    port: remote.1,
+                },
             ),
             Endpoints::Unix { .. } => {
-                let named = Address::Unix { path: self.unix_path.clone().unwrap_or_default() };
-                let unnamed = Address::Unix { path: String::new() };
+                let named = Address::Unix {
+                    path: self.unix_path.clone().unwrap_or_default(),
+                };
+                let unnamed = Address::Unix {
+                    path: String::new(),
+                };
                 match kind {
                     Kind::Server => (named, unnamed),
                     Kind::Client => (unnamed, named),
                 }
             }
         };
-        Endpoint { kind, local, peer, complete: self.complete && !self.has_lost_track }
+        Endpoint {
+            kind,
+            local,
+            peer,
+            complete: self.complete && !self.has_lost_track,
+        }
     }
 }
 
@@ -512,13 +579,18 @@ impl Undecided {
         self.turns += usize::from(turn_start);
         if turn_start && !complete {
             // In the middle of a conversation only the latest turn can begin a message.
-            self.kept.retain(|kept| kept.direction() != origin.direction);
+            self.kept
+                .retain(|kept| kept.direction() != origin.direction);
             self.beginning(origin.direction).clear();
         }
         let beginning = self.beginning(origin.direction);
         let room = detect::LIMIT.saturating_sub(beginning.len());
         beginning.extend_from_slice(data.get(..data.len().min(room)).unwrap_or_default());
-        self.kept.push(Kept::Bytes { data: data.to_vec(), turn_start, origin });
+        self.kept.push(Kept::Bytes {
+            data: data.to_vec(),
+            turn_start,
+            origin,
+        });
     }
 
     fn beginning(&mut self, direction: Direction) -> &mut Vec<u8> {
@@ -547,7 +619,11 @@ impl Kept {
 
 fn hand_over(session: &mut dyn Session, kind: Kind, input: &Kept) {
     match input {
-        Kept::Bytes { data, turn_start, origin } => session.handle(
+        Kept::Bytes {
+            data,
+            turn_start,
+            origin,
+        } => session.handle(
             flow(kind, origin.direction),
             Input::Bytes {
                 data,
@@ -556,7 +632,13 @@ fn hand_over(session: &mut dyn Session, kind: Kind, input: &Kept) {
                 turn_start: *turn_start,
             },
         ),
-        Kept::Skipped { direction, length, position, last_ns, tail } => session.handle(
+        Kept::Skipped {
+            direction,
+            length,
+            position,
+            last_ns,
+            tail,
+        } => session.handle(
             flow(kind, *direction),
             Input::Skipped {
                 length: *length,

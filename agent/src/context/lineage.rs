@@ -88,7 +88,10 @@ impl<E: Copy + PartialEq> Lineage<E> {
         exchange: E,
         discipline: Discipline,
     ) {
-        self.open.entry(connection).or_default().push_back(Read { exchange, unit });
+        self.open
+            .entry(connection)
+            .or_default()
+            .push_back(Read { exchange, unit });
         match discipline {
             Discipline::Blocking => self.note_blocking(unit, connection),
             Discipline::Loop => {
@@ -114,14 +117,26 @@ impl<E: Copy + PartialEq> Lineage<E> {
                 || (before.connection != connection
                     && self.oldest_of(unit, before.connection).is_some())
         });
-        let left = before.map(|before| before.connection).filter(|before| *before != connection);
+        let left = before
+            .map(|before| before.connection)
+            .filter(|before| *before != connection);
         if let Some(left) = left
             && self.readers.get(&left) == Some(&unit)
         {
             self.readers.remove(&left);
         }
-        self.blocking.insert(unit, Blocking { connection, interleaved });
-        if let Some(other) = self.readers.insert(connection, unit).filter(|other| *other != unit) {
+        self.blocking.insert(
+            unit,
+            Blocking {
+                connection,
+                interleaved,
+            },
+        );
+        if let Some(other) = self
+            .readers
+            .insert(connection, unit)
+            .filter(|other| *other != unit)
+        {
             self.forget_reader(other, connection);
         }
     }
@@ -146,11 +161,15 @@ impl<E: Copy + PartialEq> Lineage<E> {
     /// As [`Self::oldest`], when this thread read it: pools hand connections from one thread to
     /// the next.
     fn oldest_of(&self, unit: Unit, connection: ConnectionId) -> Option<E> {
-        self.front(connection).filter(|read| read.unit == unit).map(|read| read.exchange)
+        self.front(connection)
+            .filter(|read| read.unit == unit)
+            .map(|read| read.exchange)
     }
 
     fn front(&self, connection: ConnectionId) -> Option<Read<E>> {
-        self.open.get(&connection).and_then(|open| open.front().copied())
+        self.open
+            .get(&connection)
+            .and_then(|open| open.front().copied())
     }
 
     /// Whether nothing is remembered of any connection, and of no thread that could be forgotten.
@@ -193,7 +212,10 @@ impl<E: Copy + PartialEq> Lineage<E> {
                 Use::Later => opener.or_else(|| self.current.get(&unit).copied()),
             };
         }
-        let blocking = self.blocking.get(&unit).filter(|blocking| !blocking.interleaved)?;
+        let blocking = self
+            .blocking
+            .get(&unit)
+            .filter(|blocking| !blocking.interleaved)?;
         self.oldest_of(unit, blocking.connection)
     }
 
@@ -242,7 +264,13 @@ mod tests {
     use super::*;
     use crate::event::ProcessId;
 
-    const UNIT: Unit = Unit { process: ProcessId { pid: 1, start_ticks: 1 }, thread_id: 2 };
+    const UNIT: Unit = Unit {
+        process: ProcessId {
+            pid: 1,
+            start_ticks: 1,
+        },
+        thread_id: 2,
+    };
     const A: ConnectionId = ConnectionId(10);
     const B: ConnectionId = ConnectionId(11);
     const CALL: ConnectionId = ConnectionId(20);
@@ -251,9 +279,15 @@ mod tests {
     fn a_blocking_thread_works_for_what_it_read_until_it_answered() {
         let mut lineage = Lineage::default();
         lineage.handle_request(UNIT, A, 1, Discipline::Blocking);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), Some(1));
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later),
+            Some(1)
+        );
         lineage.handle_answered(1, UNIT, A);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later),
+            None
+        );
     }
 
     /// Scenario: a thread reads a second request before it answered the first. Guarantee: it is
@@ -263,11 +297,17 @@ mod tests {
         let mut lineage = Lineage::default();
         lineage.handle_request(UNIT, A, 1, Discipline::Blocking);
         lineage.handle_request(UNIT, B, 2, Discipline::Blocking);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later),
+            None
+        );
         lineage.handle_answered(1, UNIT, A);
         lineage.handle_answered(2, UNIT, B);
         lineage.handle_request(UNIT, A, 3, Discipline::Blocking);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later),
+            None
+        );
     }
 
     /// Scenario: two requests arrive in one read. Guarantee: calls belong to the first until it is
@@ -289,16 +329,28 @@ mod tests {
     /// is evidence for it.
     #[test]
     fn a_connection_handed_on_is_the_work_of_who_read() {
-        let other = Unit { thread_id: 3, ..UNIT };
+        let other = Unit {
+            thread_id: 3,
+            ..UNIT
+        };
         let mut lineage = Lineage::default();
         lineage.handle_request(UNIT, A, 1, Discipline::Blocking);
         lineage.handle_answered(1, UNIT, A);
         lineage.handle_request(other, A, 2, Discipline::Blocking);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
-        assert_eq!(lineage.caller(other, CALL, Discipline::Unknown, Use::Later), Some(2));
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later),
+            None
+        );
+        assert_eq!(
+            lineage.caller(other, CALL, Discipline::Unknown, Use::Later),
+            Some(2)
+        );
         // The first thread did not interleave by reading elsewhere meanwhile.
         lineage.handle_request(UNIT, B, 3, Discipline::Blocking);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), Some(3));
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later),
+            Some(3)
+        );
     }
 
     /// Scenario: a server starts a thread for each connection, and the agent is not told of the
@@ -307,7 +359,10 @@ mod tests {
     fn threads_are_forgotten_with_their_connections() {
         let mut lineage = Lineage::default();
         for number in 0..100_u32 {
-            let unit = Unit { thread_id: 100 + number, ..UNIT };
+            let unit = Unit {
+                thread_id: 100 + number,
+                ..UNIT
+            };
             let connection = ConnectionId(number.into());
             lineage.handle_request(unit, connection, number, Discipline::Blocking);
             if number % 2 == 0 {
@@ -326,21 +381,30 @@ mod tests {
         let mut lineage = Lineage::default();
         lineage.handle_request(UNIT, A, 1, Discipline::Loop);
         lineage.handle_connect(UNIT, CALL);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later), Some(1));
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later),
+            Some(1)
+        );
         lineage.handle_request(UNIT, B, 2, Discipline::Loop);
         // As the engine does when the first upstream connection is closed.
         lineage.handle_loop_read(UNIT, Some(1));
         let retry = ConnectionId(21);
         lineage.handle_connect(UNIT, retry);
         lineage.handle_loop_read(UNIT, Some(2));
-        assert_eq!(lineage.caller(UNIT, retry, Discipline::Loop, Use::Later), Some(1));
+        assert_eq!(
+            lineage.caller(UNIT, retry, Discipline::Loop, Use::Later),
+            Some(1)
+        );
     }
 
     #[test]
     fn a_non_blocking_server_thread_proves_nothing() {
         let mut lineage = Lineage::default();
         lineage.handle_request(UNIT, A, 1, Discipline::Unknown);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later), None);
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Unknown, Use::Later),
+            None
+        );
     }
 
     /// Scenario: nginx reads request 1, opens a connection for it, reads request 2, then sends
@@ -351,9 +415,18 @@ mod tests {
         lineage.handle_request(UNIT, A, 1, Discipline::Loop);
         lineage.handle_connect(UNIT, CALL);
         lineage.handle_request(UNIT, B, 2, Discipline::Loop);
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later), Some(1));
-        assert_eq!(lineage.caller(UNIT, ConnectionId(21), Discipline::Loop, Use::Later), Some(2));
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later),
+            Some(1)
+        );
+        assert_eq!(
+            lineage.caller(UNIT, ConnectionId(21), Discipline::Loop, Use::Later),
+            Some(2)
+        );
         lineage.handle_loop_read(UNIT, Some(1));
-        assert_eq!(lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later), Some(1));
+        assert_eq!(
+            lineage.caller(UNIT, CALL, Discipline::Loop, Use::Later),
+            Some(1)
+        );
     }
 }

@@ -58,7 +58,9 @@ pub struct IdGenerator {
 impl IdGenerator {
     pub fn seeded(seed: u64) -> Self {
         use rand::SeedableRng as _;
-        Self { random: rand::rngs::SmallRng::seed_from_u64(seed) }
+        Self {
+            random: rand::rngs::SmallRng::seed_from_u64(seed),
+        }
     }
 
     pub fn trace_id(&mut self) -> TraceId {

@@ -50,9 +50,15 @@ fn parse_traceparent(text: &str) -> Option<RemoteContext> {
 }
 
 fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
-    let is_lower_hexadecimal =
-        text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if is_lower_hexadecimal { u128::from_str_radix(text, 16).ok() } else { None }
+    let is_lower_hexadecimal = text.len() == digits
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if is_lower_hexadecimal {
+        u128::from_str_radix(text, 16).ok()
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -63,14 +69,20 @@ mod tests {
 
     fn of(traceparent: &str) -> Option<RemoteContext> {
         let traceparent = Some(traceparent.to_owned());
-        extract(&TraceHeaders { traceparent, tracestate: Some("rojo=1".to_owned()) })
+        extract(&TraceHeaders {
+            traceparent,
+            tracestate: Some("rojo=1".to_owned()),
+        })
     }
 
     /// The example of section 3.2.
     #[test]
     fn a_valid_header_is_read() {
         let context = of(VALID).expect("valid");
-        assert_eq!(context.trace_id.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(
+            context.trace_id.to_string(),
+            "4bf92f3577b34da6a3ce929d0e0e4736"
+        );
         assert_eq!(context.span_id.to_string(), "00f067aa0ba902b7");
         assert_eq!(context.flags, 1);
         assert_eq!(context.state, "rojo=1");

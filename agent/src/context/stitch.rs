@@ -42,9 +42,16 @@ new_key_type! {
 pub enum WireKey {
     /// The client's address and port (they survive destination NAT) and the TCP sequence number
     /// of the request's first byte.
-    Tcp { client: (std::net::IpAddr, u16), sequence: u32 },
+    Tcp {
+        client: (std::net::IpAddr, u16),
+        sequence: u32,
+    },
     /// Identities of both sockets and the position of the request's first byte.
-    Unix { client: u64, server: u64, position: u64 },
+    Unix {
+        client: u64,
+        server: u64,
+        position: u64,
+    },
 }
 
 /// Who a span is and where it belongs, final.
@@ -124,7 +131,12 @@ impl<T> Stitcher<T> {
     /// A request's first byte was seen.
     pub fn handle_started(&mut self, beginning: Beginning) -> NodeKey {
         let span_id = self.ids.span_id();
-        let Beginning { kind, start_ns, caller, wire } = beginning;
+        let Beginning {
+            kind,
+            start_ns,
+            caller,
+            wire,
+        } = beginning;
         let caller = caller.filter(|(parent, _)| self.nodes.contains_key(*parent));
         if let Some((parent, _)) = caller {
             self.adopt(parent);
@@ -164,14 +176,21 @@ impl<T> Stitcher<T> {
 
     /// The exchange is over; `payload` comes back from [`Self::poll`].
     pub fn handle_ended(&mut self, key: NodeKey, end_ns: u64, payload: T) {
-        let Some(node) = self.nodes.get_mut(key) else { return };
+        let Some(node) = self.nodes.get_mut(key) else {
+            return;
+        };
         node.end_ns = Some(end_ns);
         node.payload = Some(payload);
         if let (Kind::Client, Some(wire)) = (node.kind, node.wire)
             && self.clients.contains_key(&wire)
         {
-            let linger_ns = if node.is_answered { HOLD_NS } else { WIRE_LINGER_NS };
-            self.expiry.push(Reverse((end_ns.saturating_add(linger_ns), key)));
+            let linger_ns = if node.is_answered {
+                HOLD_NS
+            } else {
+                WIRE_LINGER_NS
+            };
+            self.expiry
+                .push(Reverse((end_ns.saturating_add(linger_ns), key)));
         }
         let settled_ns = self.settled_ns(key);
         self.waiting.push(Reverse((settled_ns, key)));
@@ -236,12 +255,17 @@ impl<T> Stitcher<T> {
     }
 
     pub fn is_open(&self, key: NodeKey) -> bool {
-        self.nodes.get(key).is_some_and(|node| node.end_ns.is_none())
+        self.nodes
+            .get(key)
+            .is_some_and(|node| node.end_ns.is_none())
     }
 
     /// The exchange a client call was made for.
     pub fn caller(&self, key: NodeKey) -> Option<NodeKey> {
-        self.nodes.get(key).and_then(|node| node.caller).map(|(caller, _)| caller)
+        self.nodes
+            .get(key)
+            .and_then(|node| node.caller)
+            .map(|(caller, _)| caller)
     }
 
     fn adopt(&mut self, parent: NodeKey) {
@@ -265,7 +289,8 @@ impl<T> Stitcher<T> {
                 } else {
                     self.servers.insert(wire, key);
                     let start_ns = self.nodes.get(key).map_or(0, |node| node.start_ns);
-                    self.expiry.push(Reverse((start_ns.saturating_add(HOLD_NS), key)));
+                    self.expiry
+                        .push(Reverse((start_ns.saturating_add(HOLD_NS), key)));
                 }
             }
         }
@@ -277,7 +302,9 @@ impl<T> Stitcher<T> {
         };
         // One byte cannot be read before it was sent, nor long after the sender gave up.
         let is_possible = from.start_ns <= to.start_ns.saturating_add(WIRE_SLACK_NS)
-            && from.end_ns.is_none_or(|end_ns| to.start_ns <= end_ns.saturating_add(WIRE_LINGER_NS));
+            && from
+                .end_ns
+                .is_none_or(|end_ns| to.start_ns <= end_ns.saturating_add(WIRE_LINGER_NS));
         if !is_possible || to.identity.is_some() || self.is_below(client, server) {
             return;
         }
@@ -305,13 +332,17 @@ impl<T> Stitcher<T> {
     /// enough for one.
     fn settled_ns(&self, mut key: NodeKey) -> u64 {
         for _ in 0..DEPTH {
-            let Some(node) = self.nodes.get(key) else { return 0 };
+            let Some(node) = self.nodes.get(key) else {
+                return 0;
+            };
             if node.identity.is_some() {
                 return 0;
             }
             match (node.caller, node.kind) {
                 (Some((caller, _)), _) => key = caller,
-                (None, Kind::Server) if node.wire.is_some() => return node.start_ns.saturating_add(HOLD_NS),
+                (None, Kind::Server) if node.wire.is_some() => {
+                    return node.start_ns.saturating_add(HOLD_NS);
+                }
                 (None, _) => return 0,
             }
         }
@@ -320,8 +351,12 @@ impl<T> Stitcher<T> {
 
     /// Hands out an ended node and lets go of what nobody refers to any more.
     fn release(&mut self, key: NodeKey) {
-        let Some(identity) = self.identify(key, DEPTH) else { return };
-        let Some(node) = self.nodes.get_mut(key) else { return };
+        let Some(identity) = self.identify(key, DEPTH) else {
+            return;
+        };
+        let Some(node) = self.nodes.get_mut(key) else {
+            return;
+        };
         if let Some(payload) = node.payload.take() {
             self.ready.push_back((payload, identity));
         }
@@ -330,7 +365,9 @@ impl<T> Stitcher<T> {
 
     fn let_go(&mut self, mut key: NodeKey) {
         for _ in 0..DEPTH {
-            let Some(node) = self.nodes.get(key) else { return };
+            let Some(node) = self.nodes.get(key) else {
+                return;
+            };
             let is_awaited = node.wire.is_some_and(|wire| match node.kind {
                 Kind::Client => self.clients.get(&wire) == Some(&key),
                 Kind::Server => self.servers.get(&wire) == Some(&key),
@@ -354,7 +391,9 @@ impl<T> Stitcher<T> {
                 break;
             }
             self.expiry.pop();
-            let Some(node) = self.nodes.get(key) else { continue };
+            let Some(node) = self.nodes.get(key) else {
+                continue;
+            };
             let Some(wire) = node.wire else { continue };
             let map = match node.kind {
                 Kind::Client => &mut self.clients,
@@ -428,7 +467,10 @@ fn server_identity(
                     "local_wire_of_another_trace",
                 )],
             };
-            Identity { links: vec![link], ..below_header(span_id, header) }
+            Identity {
+                links: vec![link],
+                ..below_header(span_id, header)
+            }
         }
         (_, Some((caller, evidence, _))) => below(span_id, caller, evidence),
         (Some(header), None) => below_header(span_id, header),
@@ -460,7 +502,10 @@ fn below(span_id: SpanId, caller: Identity, evidence: Evidence) -> Identity {
     Identity {
         trace_id: caller.trace_id,
         span_id,
-        parent: Some(Parent { span_id: caller.span_id, is_remote }),
+        parent: Some(Parent {
+            span_id: caller.span_id,
+            is_remote,
+        }),
         evidence: Some(evidence),
         flags: caller.flags,
         state: caller.state,
@@ -473,7 +518,10 @@ fn below_header(span_id: SpanId, header: RemoteContext) -> Identity {
     Identity {
         trace_id: header.trace_id,
         span_id,
-        parent: Some(Parent { span_id: header.span_id, is_remote: true }),
+        parent: Some(Parent {
+            span_id: header.span_id,
+            is_remote: true,
+        }),
         evidence: Some(Evidence::Header),
         flags: header.flags,
         state: header.state,

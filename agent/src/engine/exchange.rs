@@ -54,7 +54,11 @@ impl Exchanges {
         metrics: &SelfMetrics,
     ) {
         match progress {
-            Progress::RequestStarted { exchange, position, time_ns } => {
+            Progress::RequestStarted {
+                exchange,
+                position,
+                time_ns,
+            } => {
                 metrics.add(Counter::ExchangesStarted, 1);
                 let unit = origin.map_or(connection.unit, |origin| origin.unit);
                 let wire = origin.and_then(|origin| wire_key(connection, origin, position));
@@ -70,12 +74,19 @@ impl Exchanges {
                     Kind::Server => None,
                 };
                 let kind = connection.kind;
-                let beginning = Beginning { kind, start_ns: time_ns, caller, wire };
+                let beginning = Beginning {
+                    kind,
+                    start_ns: time_ns,
+                    caller,
+                    wire,
+                };
                 let node = stitcher.handle_started(beginning);
-                self.open.insert((connection.id, exchange), Open { node, unit });
+                self.open
+                    .insert((connection.id, exchange), Open { node, unit });
                 match connection.kind {
                     Kind::Server => {
-                        self.lineage.handle_request(unit, connection.id, node, discipline);
+                        self.lineage
+                            .handle_request(unit, connection.id, node, discipline);
                     }
                     Kind::Client if discipline == Discipline::Loop => {
                         self.latest.insert(connection.id, node);
@@ -95,15 +106,29 @@ impl Exchanges {
                     stitcher.handle_answered(open.node);
                 }
             }
-            Progress::Finished { exchange, start_ns, end_ns, details } => {
-                let Some(open) = self.open.remove(&(connection.id, exchange)) else { return };
-                self.lineage.handle_answered(open.node, open.unit, connection.id);
+            Progress::Finished {
+                exchange,
+                start_ns,
+                end_ns,
+                details,
+            } => {
+                let Some(open) = self.open.remove(&(connection.id, exchange)) else {
+                    return;
+                };
+                self.lineage
+                    .handle_answered(open.node, open.unit, connection.id);
                 if self.latest.get(&connection.id) == Some(&open.node) {
                     self.latest.remove(&connection.id);
                 }
                 let process = open.unit.process;
                 let kind = connection.kind;
-                let finished = Finished { process, kind, start_ns, end_ns, details };
+                let finished = Finished {
+                    process,
+                    kind,
+                    start_ns,
+                    end_ns,
+                    details,
+                };
                 stitcher.handle_ended(open.node, end_ns, finished);
             }
         }
@@ -133,8 +158,11 @@ impl Exchanges {
         usage: Use,
         stitcher: &Stitcher<Finished>,
     ) -> Option<(NodeKey, Evidence)> {
-        let evidence =
-            if discipline == Discipline::Loop { Evidence::Loop } else { Evidence::Thread };
+        let evidence = if discipline == Discipline::Loop {
+            Evidence::Loop
+        } else {
+            Evidence::Thread
+        };
         self.lineage
             .caller(unit, connection, discipline, usage)
             .filter(|caller| stitcher.is_open(*caller))
@@ -151,11 +179,15 @@ fn wire_key(connection: &ConnectionFacts, origin: Origin, position: u64) -> Opti
             sequence: origin.sequence_at(position),
         }),
         (Endpoints::Unix { local: 0, .. } | Endpoints::Unix { remote: 0, .. }, _) => None,
-        (Endpoints::Unix { local, remote }, Kind::Client) => {
-            Some(WireKey::Unix { client: local, server: remote, position })
-        }
-        (Endpoints::Unix { local, remote }, Kind::Server) => {
-            Some(WireKey::Unix { client: remote, server: local, position })
-        }
+        (Endpoints::Unix { local, remote }, Kind::Client) => Some(WireKey::Unix {
+            client: local,
+            server: remote,
+            position,
+        }),
+        (Endpoints::Unix { local, remote }, Kind::Server) => Some(WireKey::Unix {
+            client: remote,
+            server: local,
+            position,
+        }),
     }
 }

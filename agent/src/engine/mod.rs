@@ -121,23 +121,37 @@ impl Engine {
         self.latest_ns = self.latest_ns.max(now_ns);
         match event.kind {
             EventKind::Data(data) => self.handle_data(&data, now_ns),
-            EventKind::Opened { unit, connection, endpoints, role, unix_path } => {
+            EventKind::Opened {
+                unit,
+                connection,
+                endpoints,
+                role,
+                unix_path,
+            } => {
                 // Nothing of a TCP connection comes before the call that began it.
-                let is_reused = self.connections.get(connection).is_some_and(|before| {
-                    role == Role::Client || before.is_elsewhere(endpoints)
-                });
+                let is_reused = self
+                    .connections
+                    .get(connection)
+                    .is_some_and(|before| role == Role::Client || before.is_elsewhere(endpoints));
                 if is_reused {
                     self.end_connection(connection, now_ns);
                 }
-                let opened =
-                    self.connections.get_or_insert(connection, unit, endpoints, role, now_ns);
+                let opened = self
+                    .connections
+                    .get_or_insert(connection, unit, endpoints, role, now_ns);
                 let Some(opened) = opened else { return };
                 opened.set_unix_path(unix_path);
                 if role == Role::Client && self.is_nginx(unit.process) {
                     self.exchanges.lineage.handle_connect(unit, connection);
                 }
             }
-            EventKind::Closing { connection, step, error, inbound, outbound } => {
+            EventKind::Closing {
+                connection,
+                step,
+                error,
+                inbound,
+                outbound,
+            } => {
                 self.handle_closing(connection, step, error, [&inbound, &outbound], now_ns);
             }
             EventKind::Exec(exec) => {
@@ -154,10 +168,14 @@ impl Engine {
                 }
             }
             EventKind::Exit { process } => {
-                self.exchanges.lineage.handle_exit(|unit| unit.process == process);
+                self.exchanges
+                    .lineage
+                    .handle_exit(|unit| unit.process == process);
                 self.processes.handle_exit(process, now_ns);
             }
-            EventKind::Listen { process, traced, .. } => {
+            EventKind::Listen {
+                process, traced, ..
+            } => {
                 if !traced {
                     self.commands.push_back(Command::Consider(process));
                 }
@@ -190,7 +208,9 @@ impl Engine {
         state: Option<&ConnectionState>,
         now_ns: u64,
     ) {
-        let Some(connection) = self.connections.get(id) else { return };
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
         match state {
             Some(state) => {
                 connection.handle_counts([&state.inbound, &state.outbound]);
@@ -230,7 +250,8 @@ impl Engine {
         }
         self.stitcher.handle_tick(now_ns);
         self.finish_spans();
-        self.rejected.retain(|_, at_ns| now_ns.saturating_sub(*at_ns) < REJECTED_NS);
+        self.rejected
+            .retain(|_, at_ns| now_ns.saturating_sub(*at_ns) < REJECTED_NS);
         let forgotten = self.processes.handle_tick(now_ns);
         self.enricher.forget(&forgotten);
     }
@@ -259,12 +280,17 @@ impl Engine {
 
     fn handle_data(&mut self, data: &Data<'_>, now_ns: u64) {
         let (id, unit) = (data.connection, data.unit);
-        if self.connections.get(id).is_some_and(|known| known.is_replaced_by(data)) {
+        if self
+            .connections
+            .get(id)
+            .is_some_and(|known| known.is_replaced_by(data))
+        {
             self.end_connection(id, now_ns);
         }
         let before = self.connections.len();
         let connection =
-            self.connections.get_or_insert(id, unit, data.endpoints, data.role, now_ns);
+            self.connections
+                .get_or_insert(id, unit, data.endpoints, data.role, now_ns);
         let Some(connection) = connection else {
             self.metrics.lose(Loss::ConnectionTableFull, "", 1);
             return;
@@ -300,14 +326,20 @@ impl Engine {
         flowed: [&DirectionState; 2],
         now_ns: u64,
     ) {
-        let Some(connection) = self.connections.get(id) else { return };
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
         let unit = connection.unit;
         if step == ClosingStep::LocalClosed {
             self.handle_loop_gives_up(id, unit);
         }
-        let Some(connection) = self.connections.get(id) else { return };
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
         if step == ClosingStep::Destroyed
-            && self.lost_ns.is_some_and(|lost_ns| connection.may_have_closed_unseen(lost_ns))
+            && self
+                .lost_ns
+                .is_some_and(|lost_ns| connection.may_have_closed_unseen(lost_ns))
         {
             // Which side closed first decides whose failure it is.
             connection.handle_counts(flowed);
@@ -330,8 +362,10 @@ impl Engine {
         if !self.is_nginx(unit.process) {
             return;
         }
-        let caller =
-            self.exchanges.open_on(id).and_then(|exchange| self.stitcher.caller(exchange));
+        let caller = self
+            .exchanges
+            .open_on(id)
+            .and_then(|exchange| self.stitcher.caller(exchange));
         if let Some(caller) = caller
             && self.stitcher.is_open(caller)
         {
@@ -350,7 +384,9 @@ impl Engine {
 
     /// Takes what a connection's session learned.
     fn observe(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(id) else { return };
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
         let facts = ConnectionFacts::of(id, connection);
         let discipline = |origin: Option<&connection::Origin>| match origin {
             _ if self.processes.facts(facts.unit.process).map(Facts::runtime)
@@ -384,7 +420,10 @@ impl Engine {
                 continue;
             }
             self.metrics.add(Counter::SpansCreated, 1);
-            if self.sampler.decide(identity.trace_id, identity.remote_flags) {
+            if self
+                .sampler
+                .decide(identity.trace_id, identity.remote_flags)
+            {
                 let span = self.span(finished, identity);
                 self.spans.push(span);
             } else {
@@ -396,7 +435,9 @@ impl Engine {
     fn span(&mut self, finished: Finished, identity: Identity) -> Span {
         let mut details = *finished.details;
         if let Some(evidence) = identity.evidence {
-            details.attributes.push(Attribute::new(attribute::PARENT_EVIDENCE, evidence.name()));
+            details
+                .attributes
+                .push(Attribute::new(attribute::PARENT_EVIDENCE, evidence.name()));
         }
         Span {
             trace_id: identity.trace_id,
@@ -424,7 +465,10 @@ impl Engine {
     /// A process whose first connection was seen, maybe before anything else of it.
     fn meet_process(&mut self, process: ProcessId) {
         if self.processes.facts(process).is_none() {
-            self.processes.handle_found(Process { id: process, facts: Facts::default() });
+            self.processes.handle_found(Process {
+                id: process,
+                facts: Facts::default(),
+            });
             self.commands.push_front(Command::ReadProcess(process));
         }
     }

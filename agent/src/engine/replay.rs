@@ -21,11 +21,7 @@
 
 use std::sync::Arc;
 
-use agent_common::{
-    connection::ConnectionState,
-    process::ProcessExec,
-    record::RecordKind,
-};
+use agent_common::{connection::ConnectionState, process::ProcessExec, record::RecordKind};
 use serde_json::{Value, json};
 use thiserror::Error;
 use zerocopy::{FromBytes as _, IntoBytes as _};
@@ -46,15 +42,31 @@ const RECORDED_VARIABLES: &[u8] = b"OTEL_";
 /// One thing that went into the engine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
-    Start { boot_seconds: u64 },
+    Start {
+        boot_seconds: u64,
+    },
     Records(Vec<u8>),
     Process(Process),
-    ConnectionState { connection: ConnectionId, now_ns: u64, state: Option<ConnectionState> },
-    Clock { boottime_ns: u64, unix_ns: u64 },
-    Tick { now_ns: u64 },
-    Shutdown { now_ns: u64 },
+    ConnectionState {
+        connection: ConnectionId,
+        now_ns: u64,
+        state: Option<ConnectionState>,
+    },
+    Clock {
+        boottime_ns: u64,
+        unix_ns: u64,
+    },
+    Tick {
+        now_ns: u64,
+    },
+    Shutdown {
+        now_ns: u64,
+    },
     Loss,
-    Rejected { process: ProcessId, now_ns: u64 },
+    Rejected {
+        process: ProcessId,
+        now_ns: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -80,7 +92,11 @@ pub fn replay_entries(entries: &[Entry], seed: u64) -> Vec<Span> {
         Entry::Start { boot_seconds } => Some(*boot_seconds),
         _ => None,
     });
-    let config = Config { seed, boot_seconds: boot_seconds.unwrap_or(0), ..Config::default() };
+    let config = Config {
+        seed,
+        boot_seconds: boot_seconds.unwrap_or(0),
+        ..Config::default()
+    };
     let mut engine = Engine::new(config, Arc::new(SelfMetrics::default()));
     for entry in entries {
         feed(&mut engine, entry);
@@ -97,10 +113,17 @@ fn feed(engine: &mut Engine, entry: &Entry) {
             }
         }
         Entry::Process(process) => engine.handle_process(process.clone()),
-        Entry::ConnectionState { connection, now_ns, state } => {
+        Entry::ConnectionState {
+            connection,
+            now_ns,
+            state,
+        } => {
             engine.handle_connection_state(*connection, state.as_ref(), *now_ns);
         }
-        Entry::Clock { boottime_ns, unix_ns } => {
+        Entry::Clock {
+            boottime_ns,
+            unix_ns,
+        } => {
             engine.handle_clock(WallClock::sampled(*boottime_ns, *unix_ns));
         }
         Entry::Tick { now_ns } => {
@@ -132,8 +155,9 @@ pub fn read(recording: &[u8]) -> Result<Vec<Entry>, RecordingError> {
         let index = entries.len();
         let (kind, behind) = u32_of(rest).ok_or(RecordingError::Short(index))?;
         let (length, behind) = u32_of(behind).ok_or(RecordingError::Short(index))?;
-        let (body, behind) =
-            behind.split_at_checked(length as usize).ok_or(RecordingError::Short(index))?;
+        let (body, behind) = behind
+            .split_at_checked(length as usize)
+            .ok_or(RecordingError::Short(index))?;
         rest = behind;
         entries.push(read_entry(index, kind, body)?);
     }
@@ -144,21 +168,32 @@ fn read_entry(index: usize, kind: u32, body: &[u8]) -> Result<Entry, RecordingEr
     let entry = match kind {
         1 => words(body).map(|([boot_seconds], _)| Entry::Start { boot_seconds }),
         2 => Some(Entry::Records(body.to_vec())),
-        3 => serde_json::from_slice(body).ok().map(|value| Entry::Process(process_of(&value))),
+        3 => serde_json::from_slice(body)
+            .ok()
+            .map(|value| Entry::Process(process_of(&value))),
         4 => words(body).and_then(|([id, now_ns], state)| {
             let state = match state {
                 [] => None,
                 state => Some(ConnectionState::read_from_bytes(state).ok()?),
             };
-            Some(Entry::ConnectionState { connection: ConnectionId(id), now_ns, state })
+            Some(Entry::ConnectionState {
+                connection: ConnectionId(id),
+                now_ns,
+                state,
+            })
         }),
-        5 => words(body)
-            .map(|([boottime_ns, unix_ns], _)| Entry::Clock { boottime_ns, unix_ns }),
+        5 => words(body).map(|([boottime_ns, unix_ns], _)| Entry::Clock {
+            boottime_ns,
+            unix_ns,
+        }),
         6 => words(body).map(|([now_ns], _)| Entry::Tick { now_ns }),
         7 => words(body).map(|([now_ns], _)| Entry::Shutdown { now_ns }),
         8 => Some(Entry::Loss),
         9 => words(body).and_then(|([pid, start_ticks, now_ns], _)| {
-            let process = ProcessId { pid: u32::try_from(pid).ok()?, start_ticks };
+            let process = ProcessId {
+                pid: u32::try_from(pid).ok()?,
+                start_ticks,
+            };
             Some(Entry::Rejected { process, now_ns })
         }),
         unknown => return Err(RecordingError::UnknownKind(index, unknown)),
@@ -191,14 +226,21 @@ pub fn write(entry: &Entry, out: &mut Vec<u8>) {
             body = process_value(process).to_string().into_bytes();
             3
         }
-        Entry::ConnectionState { connection, now_ns, state } => {
+        Entry::ConnectionState {
+            connection,
+            now_ns,
+            state,
+        } => {
             body.extend_from_slice([connection.0, *now_ns].as_bytes());
             if let Some(state) = state {
                 body.extend_from_slice(state.as_bytes());
             }
             4
         }
-        Entry::Clock { boottime_ns, unix_ns } => {
+        Entry::Clock {
+            boottime_ns,
+            unix_ns,
+        } => {
             body.extend_from_slice([*boottime_ns, *unix_ns].as_bytes());
             5
         }
@@ -226,7 +268,9 @@ pub fn write(entry: &Entry, out: &mut Vec<u8>) {
 fn hide_environments(batch: &mut [u8]) {
     let mut rest = batch;
     while let Some(length) = decode::padded_length(rest) {
-        let Some((record, behind)) = rest.split_at_mut_checked(length) else { return };
+        let Some((record, behind)) = rest.split_at_mut_checked(length) else {
+            return;
+        };
         let environment_at = ProcessExec::read_from_prefix(record)
             .ok()
             .filter(|(exec, _)| exec.header.kind == RecordKind::ProcessExec as u16)
@@ -263,7 +307,13 @@ fn process_value(process: &Process) -> Value {
 fn process_of(value: &Value) -> Process {
     let number = |name: &str| value.get(name).and_then(Value::as_u64).unwrap_or(0);
     let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-    let list = |name: &str| value.get(name).and_then(Value::as_array).into_iter().flatten();
+    let list = |name: &str| {
+        value
+            .get(name)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
     let owned = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let pair = |pair: &Value| match pair.as_array().map(Vec::as_slice) {
         Some([name, value]) => Some((owned(name), owned(value))),
@@ -294,7 +344,10 @@ mod tests {
 
     fn entries() -> Vec<Entry> {
         let process = Process {
-            id: ProcessId { pid: 7, start_ticks: 99 },
+            id: ProcessId {
+                pid: 7,
+                start_ticks: 99,
+            },
             facts: Facts {
                 parent_pid: 1,
                 executable: "/usr/bin/python3".into(),
@@ -309,15 +362,34 @@ mod tests {
         state.inbound.position = 12;
         let connection = ConnectionId(5);
         vec![
-            Entry::Start { boot_seconds: 1_700_000_000 },
-            Entry::Clock { boottime_ns: 1, unix_ns: 2 },
+            Entry::Start {
+                boot_seconds: 1_700_000_000,
+            },
+            Entry::Clock {
+                boottime_ns: 1,
+                unix_ns: 2,
+            },
             Entry::Process(process),
             Entry::Records(vec![1, 2, 3]),
-            Entry::ConnectionState { connection, now_ns: 3, state: Some(state) },
-            Entry::ConnectionState { connection, now_ns: 4, state: None },
+            Entry::ConnectionState {
+                connection,
+                now_ns: 3,
+                state: Some(state),
+            },
+            Entry::ConnectionState {
+                connection,
+                now_ns: 4,
+                state: None,
+            },
             Entry::Tick { now_ns: 5 },
             Entry::Loss,
-            Entry::Rejected { process: ProcessId { pid: 7, start_ticks: 99 }, now_ns: 5 },
+            Entry::Rejected {
+                process: ProcessId {
+                    pid: 7,
+                    start_ticks: 99,
+                },
+                now_ns: 5,
+            },
             Entry::Shutdown { now_ns: 6 },
         ]
     }
@@ -361,7 +433,9 @@ mod tests {
         record.resize(record.len().next_multiple_of(8), 0);
         let twice = [record.clone(), record].concat();
         let read = read(&written(&[Entry::Records(twice.clone())])).expect("well-formed");
-        let [Entry::Records(recorded)] = read.as_slice() else { panic!("records: {read:?}") };
+        let [Entry::Records(recorded)] = read.as_slice() else {
+            panic!("records: {read:?}")
+        };
         let hidden = b"xxxxxxxxxxxx\0OTEL_SERVICE_NAME=cart\0xxxxxxxxxxxxx\0";
         assert_eq!(recorded.len(), twice.len());
         for record in records(recorded) {

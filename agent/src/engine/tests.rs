@@ -52,15 +52,21 @@ impl<'a> Record<'a> {
 
     fn outbound(id: u64, bytes: &'a [u8], time_ns: u64) -> Self {
         let inbound = Self::inbound(id, bytes, time_ns);
-        Self { flags: inbound.flags | flags::OUTBOUND, ..inbound }
+        Self {
+            flags: inbound.flags | flags::OUTBOUND,
+            ..inbound
+        }
     }
 
     fn written(self) -> Vec<u8> {
         let mut record = SocketData::new_zeroed();
         let length = size_of::<SocketData>() + self.bytes.len();
         record.header = header(RecordKind::SocketData, length, self.time_ns);
-        record.unit =
-            ExecutionUnit { process_id: 1, thread_id: self.thread_id, process_start_ns: 0 };
+        record.unit = ExecutionUnit {
+            process_id: 1,
+            thread_id: self.thread_id,
+            process_start_ns: 0,
+        };
         record.connection = self.id;
         record.addresses.family = FAMILY_INET;
         record.addresses.local_port = 80;
@@ -76,7 +82,12 @@ impl<'a> Record<'a> {
 }
 
 fn header(kind: RecordKind, length: usize, timestamp_ns: u64) -> RecordHeader {
-    RecordHeader { kind: kind as u16, reserved: 0, length: length as u32, timestamp_ns }
+    RecordHeader {
+        kind: kind as u16,
+        reserved: 0,
+        length: length as u32,
+        timestamp_ns,
+    }
 }
 
 fn closing(id: u64, step: ClosingStep, time_ns: u64) -> Vec<u8> {
@@ -105,7 +116,11 @@ fn has(span: &Span, key: &str) -> bool {
 
 fn assert_nothing_is_left(engine: &Engine, what: &str) {
     assert!(engine.connections.is_empty(), "{what}: connections");
-    assert!(engine.exchanges.is_empty(), "{what}: {:?}", engine.exchanges);
+    assert!(
+        engine.exchanges.is_empty(),
+        "{what}: {:?}",
+        engine.exchanges
+    );
     assert!(engine.stitcher.is_empty(), "{what}: stitcher");
 }
 
@@ -113,19 +128,37 @@ fn assert_nothing_is_left(engine: &Engine, what: &str) {
 /// connection's request is not answered by the new one's response.
 #[test]
 fn a_reused_identity_is_another_connection() {
-    let other_peer = Record { port: 4_001, ..Record::inbound(7, REQUEST, 20) };
+    let other_peer = Record {
+        port: 4_001,
+        ..Record::inbound(7, REQUEST, 20)
+    };
     let counted_anew = Record::inbound(7, REQUEST, 20);
     for second in [other_peer, counted_anew] {
         let mut engine = engine();
-        let answer = Record { port: second.port, other: 28, ..Record::outbound(7, RESPONSE, 30) };
+        let answer = Record {
+            port: second.port,
+            other: 28,
+            ..Record::outbound(7, RESPONSE, 30)
+        };
         let first = Record::inbound(7, REQUEST, 10);
-        feed(&mut engine, &[first.written(), second.written(), answer.written()]);
+        feed(
+            &mut engine,
+            &[first.written(), second.written(), answer.written()],
+        );
         feed(&mut engine, &[closing(7, ClosingStep::Destroyed, 40)]);
         let mut spans = spans(&mut engine);
         spans.sort_by_key(|span| span.start_ns);
-        let [old, new] = spans.as_slice() else { panic!("two: {spans:?}") };
-        assert!(has(old, UNOBSERVED) && !has(old, HTTP_RESPONSE_STATUS_CODE), "{old:?}");
-        assert!(has(new, HTTP_RESPONSE_STATUS_CODE) && !has(new, UNOBSERVED), "{new:?}");
+        let [old, new] = spans.as_slice() else {
+            panic!("two: {spans:?}")
+        };
+        assert!(
+            has(old, UNOBSERVED) && !has(old, HTTP_RESPONSE_STATUS_CODE),
+            "{old:?}"
+        );
+        assert!(
+            has(new, HTTP_RESPONSE_STATUS_CODE) && !has(new, UNOBSERVED),
+            "{new:?}"
+        );
         assert_nothing_is_left(&engine, "reuse");
     }
 }
@@ -136,7 +169,11 @@ fn a_reused_identity_is_another_connection() {
 fn the_last_record_is_waited_for() {
     let half = [
         Record::inbound(7, REQUEST, 10).written(),
-        Record { other: 28, ..Record::outbound(7, LONG_HEAD, 20) }.written(),
+        Record {
+            other: 28,
+            ..Record::outbound(7, LONG_HEAD, 20)
+        }
+        .written(),
     ];
     let id = ConnectionId(7);
     let mut closed = engine();
@@ -145,7 +182,9 @@ fn the_last_record_is_waited_for() {
     feed(&mut closed, &[closing(7, ClosingStep::LocalClosed, 30)]);
     feed(&mut closed, &[closing(7, ClosingStep::Destroyed, 30)]);
     let spans_of_closed = spans(&mut closed);
-    let [span] = spans_of_closed.as_slice() else { panic!("one: {spans_of_closed:?}") };
+    let [span] = spans_of_closed.as_slice() else {
+        panic!("one: {spans_of_closed:?}")
+    };
     assert!(!has(span, UNOBSERVED), "it was seen to break: {span:?}");
 
     let mut lost = engine();
@@ -168,11 +207,18 @@ fn a_loss_ends_what_threads_prove() {
         if is_lost {
             engine.handle_loss();
         }
-        let call = Record { role: Role::Client, port: 5_000, ..Record::outbound(8, REQUEST, 20) };
+        let call = Record {
+            role: Role::Client,
+            port: 5_000,
+            ..Record::outbound(8, REQUEST, 20)
+        };
         feed(&mut engine, &[call.written()]);
         engine.handle_shutdown(30);
         let spans = engine.take_spans();
-        let call = spans.iter().find(|span| span.kind == Kind::Client).expect("the call");
+        let call = spans
+            .iter()
+            .find(|span| span.kind == Kind::Client)
+            .expect("the call");
         assert_eq!(call.parent.is_none(), is_lost, "{call:?}");
     }
 }

@@ -13,7 +13,9 @@ pub struct WallClock {
 impl WallClock {
     /// From one look at both clocks, in nanoseconds.
     pub const fn sampled(boottime_ns: u64, unix_ns: u64) -> Self {
-        Self { offset_ns: unix_ns.wrapping_sub(boottime_ns) as i64 }
+        Self {
+            offset_ns: unix_ns.wrapping_sub(boottime_ns) as i64,
+        }
     }
 
     /// Unix time in nanoseconds.

@@ -39,9 +39,11 @@ pub fn padded_length(bytes: &[u8]) -> Option<usize> {
 /// Decodes the record at the start of `bytes`; what follows it is ignored.
 pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
     let (header, _) = read::<RecordHeader>(bytes)?;
-    let bytes = bytes.get(..header.length as usize).ok_or(DecodeError::Short)?;
-    let kind = RecordKind::try_from(header.kind)
-        .map_err(|unknown| DecodeError::UnknownKind(unknown.0))?;
+    let bytes = bytes
+        .get(..header.length as usize)
+        .ok_or(DecodeError::Short)?;
+    let kind =
+        RecordKind::try_from(header.kind).map_err(|unknown| DecodeError::UnknownKind(unknown.0))?;
     let kind = match kind {
         RecordKind::SocketData => data(bytes)?,
         RecordKind::ConnectionOpened => opened(bytes)?,
@@ -49,11 +51,16 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
         RecordKind::ProcessExec => exec(bytes)?,
         RecordKind::ProcessFork => {
             let (record, _) = read::<ProcessFork>(bytes)?;
-            EventKind::Fork { parent: unit(&record.parent), child: unit(&record.child) }
+            EventKind::Fork {
+                parent: unit(&record.parent),
+                child: unit(&record.child),
+            }
         }
         RecordKind::ProcessExit => {
             let (record, _) = read::<ProcessExit>(bytes)?;
-            EventKind::Exit { process: unit(&record.unit).process }
+            EventKind::Exit {
+                process: unit(&record.unit).process,
+            }
         }
         RecordKind::ProcessListen => {
             let (record, _) = read::<ProcessListen>(bytes)?;
@@ -64,7 +71,10 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
             }
         }
     };
-    Ok(Event { timestamp_ns: header.timestamp_ns, kind })
+    Ok(Event {
+        timestamp_ns: header.timestamp_ns,
+        kind,
+    })
 }
 
 fn read<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
@@ -79,7 +89,11 @@ fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
         connection: ConnectionId(record.connection),
         endpoints: endpoints(&record.addresses)?,
         role: Role::from(record.role),
-        direction: if is_set(flags::OUTBOUND) { Direction::Outbound } else { Direction::Inbound },
+        direction: if is_set(flags::OUTBOUND) {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
+        },
         position: record.position,
         original_length: record.original_length,
         tcp_sequence: record.tcp_sequence,
@@ -87,7 +101,9 @@ fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
         non_blocking: is_set(flags::NON_BLOCKING),
         complete: is_set(flags::COMPLETE),
         end_of_stream: is_set(flags::END_OF_STREAM),
-        bytes: rest.get(..record.captured_length as usize).ok_or(DecodeError::Short)?,
+        bytes: rest
+            .get(..record.captured_length as usize)
+            .ok_or(DecodeError::Short)?,
         tail: record.tail,
         other_flow: record.other_flow,
     }))
@@ -95,7 +111,10 @@ fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
 
 fn opened(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
     let (record, _) = read::<ConnectionOpened>(bytes)?;
-    let path = record.unix_path.get(..record.unix_path_length as usize).unwrap_or_default();
+    let path = record
+        .unix_path
+        .get(..record.unix_path_length as usize)
+        .unwrap_or_default();
     Ok(EventKind::Opened {
         unit: unit(&record.unit),
         connection: ConnectionId(record.connection),
@@ -110,7 +129,11 @@ fn unix_path(path: &[u8]) -> Option<String> {
     let text = match path.split_first() {
         None => return None,
         Some((0, name)) => [b"@", name].concat(),
-        Some(_) => path.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+        Some(_) => path
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or_default()
+            .to_vec(),
     };
     Some(String::from_utf8_lossy(&text).into_owned())
 }
@@ -129,10 +152,17 @@ fn closing(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
 fn exec(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
     let (record, rest) = read::<ProcessExec>(bytes)?;
     let part = |from: u32, length: u32| {
-        rest.get(from as usize..from.saturating_add(length) as usize).ok_or(DecodeError::Short)
+        rest.get(from as usize..from.saturating_add(length) as usize)
+            .ok_or(DecodeError::Short)
     };
-    let arguments_end = record.executable_length.saturating_add(record.arguments_length);
-    let command = record.command.split(|byte| *byte == 0).next().unwrap_or_default();
+    let arguments_end = record
+        .executable_length
+        .saturating_add(record.arguments_length);
+    let command = record
+        .command
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
     Ok(EventKind::Exec(Exec {
         process: unit(&record.unit).process,
         parent_pid: record.parent_process_id,
@@ -164,8 +194,9 @@ fn endpoints(addresses: &SocketAddresses) -> Result<Endpoints, DecodeError> {
         // IPv4 clients of a dual-stack socket are shown as what they are.
         FAMILY_INET6 => |[high, low]: [u64; 2]| {
             let mut bytes = [0; 16];
-            for (byte, from) in
-                bytes.iter_mut().zip(high.to_ne_bytes().into_iter().chain(low.to_ne_bytes()))
+            for (byte, from) in bytes
+                .iter_mut()
+                .zip(high.to_ne_bytes().into_iter().chain(low.to_ne_bytes()))
             {
                 *byte = from;
             }
@@ -195,8 +226,11 @@ mod tests {
             length: size_of::<SocketData>() as u32 + 3,
             timestamp_ns: 77,
         };
-        record.unit =
-            ExecutionUnit { process_id: 12, thread_id: 13, process_start_ns: 2_345_678_901 };
+        record.unit = ExecutionUnit {
+            process_id: 12,
+            thread_id: 13,
+            process_start_ns: 2_345_678_901,
+        };
         record.connection = 9;
         record.addresses.family = FAMILY_INET;
         record.addresses.local_port = 80;
@@ -208,7 +242,11 @@ mod tests {
         record.captured_length = 3;
         record.flags = flags::OUTBOUND | flags::COMPLETE;
         record.role = Role::Server as u8;
-        record.other_flow = DirectionState { position: 50, last_ns: 70, tail: [1; 8] };
+        record.other_flow = DirectionState {
+            position: 50,
+            last_ns: 70,
+            tail: [1; 8],
+        };
         [record.as_bytes(), b"GET"].concat()
     }
 
@@ -217,8 +255,16 @@ mod tests {
         let bytes = sample();
         let event = decode(&bytes).expect("well-formed");
         assert_eq!(event.timestamp_ns, 77);
-        let EventKind::Data(data) = event.kind else { panic!("a data record: {event:?}") };
-        assert_eq!(data.unit.process, ProcessId { pid: 12, start_ticks: 234 });
+        let EventKind::Data(data) = event.kind else {
+            panic!("a data record: {event:?}")
+        };
+        assert_eq!(
+            data.unit.process,
+            ProcessId {
+                pid: 12,
+                start_ticks: 234
+            }
+        );
         assert_eq!(data.bytes, b"GET");
         assert_eq!(data.direction, Direction::Outbound);
         assert!(data.complete && !data.turn_start && !data.end_of_stream);
@@ -241,7 +287,9 @@ mod tests {
         mapped.family = FAMILY_INET6;
         let bytes = Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped().octets();
         mapped.remote = zerocopy::transmute!(bytes);
-        let Ok(Endpoints::Inet { remote, .. }) = endpoints(&mapped) else { panic!("inet") };
+        let Ok(Endpoints::Inet { remote, .. }) = endpoints(&mapped) else {
+            panic!("inet")
+        };
         assert_eq!(remote.0, IpAddr::from([192, 0, 2, 7]));
     }
 
@@ -249,7 +297,11 @@ mod tests {
     fn truncated_and_unknown_records_are_errors() {
         let bytes = sample();
         for length in 0..bytes.len() {
-            assert_eq!(decode(&bytes[..length]), Err(DecodeError::Short), "length {length}");
+            assert_eq!(
+                decode(&bytes[..length]),
+                Err(DecodeError::Short),
+                "length {length}"
+            );
         }
         let mut unknown = sample();
         unknown[0] = 99;
@@ -259,7 +311,10 @@ mod tests {
     #[test]
     fn unix_names_are_readable() {
         assert_eq!(unix_path(b""), None);
-        assert_eq!(unix_path(b"/run/app.sock\0\0"), Some("/run/app.sock".into()));
+        assert_eq!(
+            unix_path(b"/run/app.sock\0\0"),
+            Some("/run/app.sock".into())
+        );
         assert_eq!(unix_path(b"\0app"), Some("@app".into()));
     }
 }

@@ -30,7 +30,10 @@ pub const TICK_NS: u64 = 10_000_000;
 
 impl ProcessId {
     pub const fn new(pid: u32, start_boottime_ns: u64) -> Self {
-        Self { pid, start_ticks: start_boottime_ns / TICK_NS }
+        Self {
+            pid,
+            start_ticks: start_boottime_ns / TICK_NS,
+        }
     }
 }
 
@@ -48,7 +51,11 @@ pub struct ConnectionId(pub u64);
 /// Both ends of a connection as the observed process sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoints {
-    Inet { local: (IpAddr, u16), remote: (IpAddr, u16), network_namespace: u32 },
+    Inet {
+        local: (IpAddr, u16),
+        remote: (IpAddr, u16),
+        network_namespace: u32,
+    },
     /// Identities of the two ends, 0 where unknown.
     Unix { local: u64, remote: u64 },
 }
@@ -63,12 +70,33 @@ pub struct Event<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventKind<'a> {
     Data(Data<'a>),
-    Opened { unit: Unit, connection: ConnectionId, endpoints: Endpoints, role: Role, unix_path: Option<String> },
-    Closing { connection: ConnectionId, step: ClosingStep, error: u32, inbound: DirectionState, outbound: DirectionState },
+    Opened {
+        unit: Unit,
+        connection: ConnectionId,
+        endpoints: Endpoints,
+        role: Role,
+        unix_path: Option<String>,
+    },
+    Closing {
+        connection: ConnectionId,
+        step: ClosingStep,
+        error: u32,
+        inbound: DirectionState,
+        outbound: DirectionState,
+    },
     Exec(Exec<'a>),
-    Fork { parent: Unit, child: Unit },
-    Exit { process: ProcessId },
-    Listen { process: ProcessId, port: u16, traced: bool },
+    Fork {
+        parent: Unit,
+        child: Unit,
+    },
+    Exit {
+        process: ProcessId,
+    },
+    Listen {
+        process: ProcessId,
+        port: u16,
+        traced: bool,
+    },
 }
 
 /// One socket call that moved bytes.

@@ -69,15 +69,33 @@ struct Hook {
 }
 
 const fn tracepoint(name: &'static str, required: bool) -> Hook {
-    Hook { program: name, symbol: name, attachment: Attachment::BtfTracepoint, required, needs: None }
+    Hook {
+        program: name,
+        symbol: name,
+        attachment: Attachment::BtfTracepoint,
+        required,
+        needs: None,
+    }
 }
 
 const fn fexit(program: &'static str, symbol: &'static str, required: bool) -> Hook {
-    Hook { program, symbol, attachment: Attachment::Fexit, required, needs: None }
+    Hook {
+        program,
+        symbol,
+        attachment: Attachment::Fexit,
+        required,
+        needs: None,
+    }
 }
 
 const fn kprobe(program: &'static str, symbol: &'static str, required: bool) -> Hook {
-    Hook { program, symbol, attachment: Attachment::Kprobe, required, needs: None }
+    Hook {
+        program,
+        symbol,
+        attachment: Attachment::Kprobe,
+        required,
+        needs: None,
+    }
 }
 
 /// The end of unix sockets: without it the next socket at the address of one that is gone would be
@@ -86,20 +104,36 @@ const UNIX_END: &str = "unix_release";
 
 /// A hook that sees unix sockets.
 const fn unix(hook: Hook) -> Hook {
-    Hook { needs: Some(UNIX_END), ..hook }
+    Hook {
+        needs: Some(UNIX_END),
+        ..hook
+    }
 }
 
-const TRACEPOINTS: &[Hook] =
-    &[tracepoint("sock_send_length", true), tracepoint("sock_recv_length", true)];
+const TRACEPOINTS: &[Hook] = &[
+    tracepoint("sock_send_length", true),
+    tracepoint("sock_recv_length", true),
+];
 
 const FEXITS: &[Hook] = &[
-    Hook { attachment: Attachment::Fentry, ..fexit(UNIX_END, UNIX_END, false) },
+    Hook {
+        attachment: Attachment::Fentry,
+        ..fexit(UNIX_END, UNIX_END, false)
+    },
     fexit("inet_sendmsg_exit", "inet_sendmsg", true),
     fexit("inet_recvmsg_exit", "inet_recvmsg", true),
     fexit("inet6_sendmsg_exit", "inet6_sendmsg", false),
     fexit("inet6_recvmsg_exit", "inet6_recvmsg", false),
-    unix(fexit("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false)),
-    unix(fexit("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false)),
+    unix(fexit(
+        "unix_stream_sendmsg_exit",
+        "unix_stream_sendmsg",
+        false,
+    )),
+    unix(fexit(
+        "unix_stream_recvmsg_exit",
+        "unix_stream_recvmsg",
+        false,
+    )),
 ];
 
 /// The entry halves first: a return without an entry is counted as lost.
@@ -151,7 +185,10 @@ pub enum AttachError {
     #[error("program {0} is not in the eBPF object")]
     NoProgram(&'static str),
     #[error("{symbol}: {source}")]
-    Program { symbol: &'static str, source: ProgramError },
+    Program {
+        symbol: &'static str,
+        source: ProgramError,
+    },
 }
 
 /// Attaches the hooks of a capture path. Optional hooks that fail are returned.
@@ -162,9 +199,15 @@ pub fn attach_path(
 ) -> Result<Vec<Unattached>, AttachError> {
     let mut unattached = Vec::<Unattached>::new();
     for hook in path.hooks() {
-        if let Some(needed) = unattached.iter().find(|other| Some(other.symbol) == hook.needs) {
+        if let Some(needed) = unattached
+            .iter()
+            .find(|other| Some(other.symbol) == hook.needs)
+        {
             let reason = format!("needs {}: {}", needed.symbol, needed.reason);
-            unattached.push(Unattached { symbol: hook.symbol, reason });
+            unattached.push(Unattached {
+                symbol: hook.symbol,
+                reason,
+            });
             continue;
         }
         match attach(ebpf, btf, hook) {
@@ -180,22 +223,37 @@ pub fn attach_path(
 pub fn attach_always(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Unattached> {
     ALWAYS
         .iter()
-        .filter_map(|hook| attach(ebpf, btf, hook).err().map(|error| describe(hook, &error)))
+        .filter_map(|hook| {
+            attach(ebpf, btf, hook)
+                .err()
+                .map(|error| describe(hook, &error))
+        })
         .collect()
 }
 
 fn describe(hook: &Hook, error: &AttachError) -> Unattached {
-    Unattached { symbol: hook.symbol, reason: reason(error) }
+    Unattached {
+        symbol: hook.symbol,
+        reason: reason(error),
+    }
 }
 
 /// The error in one line: a verifier log is cut to its last ones.
 pub fn reason(error: &AttachError) -> String {
-    let AttachError::Program { source, .. } = error else { return error.to_string() };
+    let AttachError::Program { source, .. } = error else {
+        return error.to_string();
+    };
     match source {
-        ProgramError::LoadError { io_error, verifier_log } => {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
             let log = verifier_log.to_string();
             let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-            let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join(" | ");
+            let last = lines
+                .get(lines.len().saturating_sub(3)..)
+                .unwrap_or_default()
+                .join(" | ");
             if last.is_empty() {
                 format!("the kernel refused to load the program: {io_error}")
             } else {
@@ -218,9 +276,13 @@ pub fn reason(error: &AttachError) -> String {
 }
 
 fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<(), AttachError> {
-    let program = ebpf.program_mut(hook.program).ok_or(AttachError::NoProgram(hook.program))?;
-    attach_program(program, btf, hook)
-        .map_err(|source| AttachError::Program { symbol: hook.symbol, source })?;
+    let program = ebpf
+        .program_mut(hook.program)
+        .ok_or(AttachError::NoProgram(hook.program))?;
+    attach_program(program, btf, hook).map_err(|source| AttachError::Program {
+        symbol: hook.symbol,
+        source,
+    })?;
     debug!(hook = hook.symbol, program = hook.program, "hook attached");
     Ok(())
 }

@@ -178,11 +178,9 @@ impl KernelTypes {
         for _ in 0..DEPTH {
             let at = *self.types.get(id as usize).ok_or(Malformed(0))?;
             match self.info(at)?.0 {
-                kind::TYPEDEF
-                | kind::VOLATILE
-                | kind::CONST
-                | kind::RESTRICT
-                | kind::TYPE_TAG => id = self.word(at + 8)?,
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
+                    id = self.word(at + 8)?
+                }
                 _ => return Ok(at),
             }
         }
@@ -192,7 +190,11 @@ impl KernelTypes {
     /// Kind, number of members and whether member offsets carry bit sizes.
     fn info(&self, at: usize) -> Result<(u32, usize, bool), Malformed> {
         let info = self.word(at + 4)?;
-        Ok(((info >> 24) & 0x1f, (info & 0xffff) as usize, info >> 31 == 1))
+        Ok((
+            (info >> 24) & 0x1f,
+            (info & 0xffff) as usize,
+            info >> 31 == 1,
+        ))
     }
 
     fn word(&self, at: usize) -> Result<u32, Malformed> {
@@ -206,8 +208,13 @@ impl KernelTypes {
     fn string(&self, offset: u32) -> Result<&str, Malformed> {
         let at = self.strings + offset as usize;
         let rest = self.data.get(at..).ok_or(Malformed(at))?;
-        let length = rest.iter().position(|byte| *byte == 0).ok_or(Malformed(at))?;
-        rest.get(..length).and_then(|name| str::from_utf8(name).ok()).ok_or(Malformed(at))
+        let length = rest
+            .iter()
+            .position(|byte| *byte == 0)
+            .ok_or(Malformed(at))?;
+        rest.get(..length)
+            .and_then(|name| str::from_utf8(name).ok())
+            .ok_or(Malformed(at))
     }
 }
 
@@ -221,7 +228,11 @@ mod tests {
         let strings = b"\0int\0outer\0a\0b\0c\0d\0sock_send\0btf_trace_x\0";
         let name = |wanted: &str| {
             let text = [b"\0", wanted.as_bytes(), b"\0"].concat();
-            strings.windows(text.len()).position(|part| part == text).expect("in table") as u32 + 1
+            strings
+                .windows(text.len())
+                .position(|part| part == text)
+                .expect("in table") as u32
+                + 1
         };
         let mut types: Vec<u32> = Vec::new();
         types.extend([name("int"), kind::INT << 24, 4, 32]); // 1
@@ -233,7 +244,13 @@ mod tests {
         types.extend([name("btf_trace_x"), kind::TYPEDEF << 24, 1]); // 6
         let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut data = vec![0x9f, 0xeb, 1, 0];
-        for word in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+        for word in [
+            24,
+            0,
+            types.len() as u32,
+            types.len() as u32,
+            strings.len() as u32,
+        ] {
             data.extend(word.to_le_bytes());
         }
         data.extend(types);

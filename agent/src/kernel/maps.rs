@@ -1,8 +1,6 @@
 //! EDGE: maps that user space reads or writes.
 
-use agent_common::{
-    connection::ConnectionState, drop_reason::DropReason, process::PROVISIONAL,
-};
+use agent_common::{connection::ConnectionState, drop_reason::DropReason, process::PROVISIONAL};
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
@@ -12,7 +10,8 @@ use aya::{
 use crate::event::{ConnectionId, ProcessId};
 
 pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map> {
-    ebpf.take_map(name).with_context(|| format!("map {name} is not in the eBPF object"))
+    ebpf.take_map(name)
+        .with_context(|| format!("map {name} is not in the eBPF object"))
 }
 
 /// State of connections, to learn how far one has come.
@@ -22,7 +21,9 @@ pub struct Connections {
 
 impl Connections {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        Ok(Self { map: take(ebpf, "CONNECTIONS")?.try_into()? })
+        Ok(Self {
+            map: take(ebpf, "CONNECTIONS")?.try_into()?,
+        })
     }
 
     /// `None` when the connection is gone or was never seen.
@@ -38,7 +39,9 @@ pub struct Processes {
 
 impl Processes {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        Ok(Self { map: take(ebpf, "PROCESSES")?.try_into()? })
+        Ok(Self {
+            map: take(ebpf, "PROCESSES")?.try_into()?,
+        })
     }
 
     /// Traces a process and, from now on, its descendants. The kernel side fills in the exact
@@ -57,7 +60,9 @@ impl Processes {
 
     /// Whether the process is traced, and not only until that is decided.
     pub fn is_selected(&self, pid: u32) -> bool {
-        self.map.get(&pid, 0).is_ok_and(|start| start & PROVISIONAL == 0)
+        self.map
+            .get(&pid, 0)
+            .is_ok_and(|start| start & PROVISIONAL == 0)
     }
 }
 
@@ -68,16 +73,23 @@ pub struct Drops {
 
 impl Drops {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        Ok(Self { map: take(ebpf, "DROPS")?.try_into()? })
+        Ok(Self {
+            map: take(ebpf, "DROPS")?.try_into()?,
+        })
     }
 
     /// Totals of all CPUs since the start, by reason.
     pub fn totals(&self) -> Vec<(DropReason, u64)> {
-        DropReason::ALL.iter().map(|reason| (*reason, self.total(*reason))).collect()
+        DropReason::ALL
+            .iter()
+            .map(|reason| (*reason, self.total(*reason)))
+            .collect()
     }
 
     /// Total of all CPUs since the start.
     pub fn total(&self, reason: DropReason) -> u64 {
-        self.map.get(&(reason as u32), 0).map_or(0, |cpus| cpus.iter().sum())
+        self.map
+            .get(&(reason as u32), 0)
+            .map_or(0, |cpus| cpus.iter().sum())
     }
 }

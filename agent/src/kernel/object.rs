@@ -1,5 +1,8 @@
 //! EDGE: the eBPF object, loaded by the first capture path that really works.
-#![expect(clippy::disallowed_methods, reason = "edge: reads the kernel's type information")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: reads the kernel's type information"
+)]
 
 use std::io;
 
@@ -97,7 +100,9 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
     let helpers = Helpers::of(&types);
 
     let mut rejected = Vec::new();
-    let candidates = settings.capture.map_or(CapturePath::ALL.to_vec(), |path| vec![path]);
+    let candidates = settings
+        .capture
+        .map_or(CapturePath::ALL.to_vec(), |path| vec![path]);
     for path in candidates {
         helpers.apply(&mut config);
         if path == CapturePath::Kretprobe {
@@ -107,8 +112,13 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
         match try_path(&config, &btf, path) {
             Ok((mut ebpf, mut unattached)) => {
                 unattached.extend(attach_always(&mut ebpf, &btf));
-                let report =
-                    Report { capture: path, rejected, unattached, missing_features, helpers };
+                let report = Report {
+                    capture: path,
+                    rejected,
+                    unattached,
+                    missing_features,
+                    helpers,
+                };
                 announce(&report);
                 return finish(ebpf, report);
             }
@@ -120,7 +130,10 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
         }
     }
     Err(LoadError::NoCapturePath(
-        rejected.iter().map(|(path, reason)| format!("{}: {reason}", path.name())).collect(),
+        rejected
+            .iter()
+            .map(|(path, reason)| format!("{}: {reason}", path.name()))
+            .collect(),
     ))
 }
 
@@ -163,13 +176,20 @@ fn kernel_types() -> Result<KernelTypes, LoadError> {
 
 /// Features that are off; an error when capture itself is among them.
 fn missing_features(missing: &[KernelField]) -> Result<Vec<(Feature, KernelField)>, LoadError> {
-    let features: Vec<_> = missing.iter().map(|field| (needed_by(*field), *field)).collect();
+    let features: Vec<_> = missing
+        .iter()
+        .map(|field| (needed_by(*field), *field))
+        .collect();
     let fatal: Vec<_> = features
         .iter()
         .filter(|(feature, _)| *feature == Feature::SocketCapture)
         .map(|(_, field)| field.path())
         .collect();
-    if fatal.is_empty() { Ok(features) } else { Err(LoadError::MissingFields(fatal)) }
+    if fatal.is_empty() {
+        Ok(features)
+    } else {
+        Err(LoadError::MissingFields(fatal))
+    }
 }
 
 fn select(settings: &Settings, config: &mut KernelConfig) {
@@ -177,7 +197,10 @@ fn select(settings: &Settings, config: &mut KernelConfig) {
     config.trace_all = u32::from(settings.trace_all);
     config.consider_execs = u32::from(settings.consider_execs);
     for ((first, last), range) in settings.ports.iter().zip(&mut config.ports) {
-        *range = PortRange { first: *first, last: *last };
+        *range = PortRange {
+            first: *first,
+            last: *last,
+        };
     }
     config.port_count = settings.ports.len().min(limits::PORT_RANGES) as u32;
 }
@@ -193,14 +216,21 @@ fn object_error(error: &EbpfError) -> LoadError {
             .is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied);
         cause = inner.source();
     }
-    if denied { LoadError::NotPermitted(text) } else { LoadError::Object(text) }
+    if denied {
+        LoadError::NotPermitted(text)
+    } else {
+        LoadError::Object(text)
+    }
 }
 
 /// Before Linux 5.11 maps count against this limit. Without the capability to raise it the load
 /// may still succeed, so a refusal is only noted.
 fn raise_memlock() {
     let current = getrlimit(Resource::Memlock);
-    let unlimited = Rlimit { current: None, maximum: None };
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
     if current.current.is_some()
         && let Err(error) = setrlimit(Resource::Memlock, unlimited)
     {
@@ -214,16 +244,31 @@ fn announce(report: &Report) {
         info!(path = path.name(), reason, "capture path not available");
     }
     for hook in &report.unattached {
-        warn!(hook = hook.symbol, reason = hook.reason, "hook not attached; the rest goes on");
+        warn!(
+            hook = hook.symbol,
+            reason = hook.reason,
+            "hook not attached; the rest goes on"
+        );
     }
-    let Helpers { task_registers, socket_cookie } = report.helpers;
+    let Helpers {
+        task_registers,
+        socket_cookie,
+    } = report.helpers;
     debug!(task_registers, socket_cookie, "kernel helpers");
     for feature in Feature::ALL {
-        if report.missing_features.iter().all(|(missing, _)| *missing != feature) {
+        if report
+            .missing_features
+            .iter()
+            .all(|(missing, _)| *missing != feature)
+        {
             debug!(feature = feature.name(), "kernel has every field");
         }
     }
     for (feature, field) in &report.missing_features {
-        warn!(field = field.path(), "this kernel lacks a field: no {}", feature.name());
+        warn!(
+            field = field.path(),
+            "this kernel lacks a field: no {}",
+            feature.name()
+        );
     }
 }

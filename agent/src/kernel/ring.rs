@@ -37,13 +37,17 @@ pub struct Batch {
 
 impl Ring {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        Ok(Self { ring: take(ebpf, "RECORDS")?.try_into()? })
+        Ok(Self {
+            ring: take(ebpf, "RECORDS")?.try_into()?,
+        })
     }
 
     /// Moves what is there to `batch`, until it is full. Returns whether there may be more.
     pub fn drain(&mut self, batch: &mut Batch) -> bool {
         while batch.bytes.len() < BATCH_BYTES {
-            let Some(record) = self.ring.next() else { return false };
+            let Some(record) = self.ring.next() else {
+                return false;
+            };
             batch.bytes.extend_from_slice(&record);
             let padded = batch.bytes.len().next_multiple_of(8);
             batch.bytes.resize(padded, 0);

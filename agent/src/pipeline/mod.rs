@@ -12,7 +12,10 @@
 //! | kernel side | engine: last records, then everything as far as it is known |
 //! | engine and reader threads | exporters: final flush, bounded |
 //! | processes selected; COMMAND let go; ready file | kernel side detached; summary |
-#![expect(clippy::disallowed_methods, reason = "edge: threads, clocks and the ready file")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: threads, clocks and the ready file"
+)]
 
 mod recording;
 mod targets;
@@ -59,14 +62,21 @@ const SUMMARY_FILE: &str = "EBPF_AGENT_SUMMARY_FILE";
 
 /// Traces until a signal or the end of COMMAND. Returns the exit code.
 pub fn run(config: Config) -> Result<u8, Failure> {
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
     runtime.block_on(trace(config))
 }
 
 async fn trace(config: Config) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(SelfMetrics::default());
-    let ready = config.ready_file.clone().map(ReadyFile::prepare).transpose()?;
+    let ready = config
+        .ready_file
+        .clone()
+        .map(ReadyFile::prepare)
+        .transpose()?;
     let listener = match config.listen {
         Some(address) => Some(Listener::bind(address).await?),
         None => None,
@@ -89,7 +99,10 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         seed: rand::random(),
     };
     let threads = Threads::start(
-        Source { ring: loaded.ring, drops: Arc::clone(&drops) },
+        Source {
+            ring: loaded.ring,
+            drops: Arc::clone(&drops),
+        },
         loaded.connections,
         engine::Engine::new(engine_config, Arc::clone(&metrics)),
         targets,
@@ -101,7 +114,9 @@ async fn trace(config: Config) -> Result<u8, Failure> {
 
     let status = {
         let drops = Arc::clone(&drops);
-        Arc::new(Status::new(Arc::clone(&metrics), move || kernel_samples(&drops.totals())))
+        Arc::new(Status::new(Arc::clone(&metrics), move || {
+            kernel_samples(&drops.totals())
+        }))
     };
     if let Some(listener) = listener {
         tokio::spawn(listener.serve(Arc::clone(&status)));
@@ -202,7 +217,11 @@ fn kernel_settings(config: &Config) -> kernel::Settings {
         },
         trace_all: selection.all,
         consider_execs: !selection.executables.is_empty(),
-        ports: selection.ports.kernel_ranges().map(|range| (range.first, range.last)).collect(),
+        ports: selection
+            .ports
+            .kernel_ranges()
+            .map(|range| (range.first, range.last))
+            .collect(),
         agent_process_id: std::process::id(),
     }
 }
@@ -213,7 +232,9 @@ fn load_failure(error: LoadError) -> Failure {
         LoadError::BadBtf(_)
         | LoadError::MissingFields(_)
         | LoadError::NotPermitted(_)
-        | LoadError::NoCapturePath(_) => Failure::KernelUnsupported { cause: error.to_string() },
+        | LoadError::NoCapturePath(_) => Failure::KernelUnsupported {
+            cause: error.to_string(),
+        },
         LoadError::NoObject | LoadError::Object(_) => Failure::Runtime(error.into()),
     }
 }
@@ -236,9 +257,14 @@ pub fn probe() -> KernelReport {
     let report = match kernel::load(&settings) {
         Ok(kernel) => kernel.report,
         Err(error) => {
-            let outcome = Outcome::Fails { cause: error.to_string() };
+            let outcome = Outcome::Fails {
+                cause: error.to_string(),
+            };
             let hooks = vec![hook("socket hooks", "socket data", outcome)];
-            return KernelReport { hooks, ..KernelReport::default() };
+            return KernelReport {
+                hooks,
+                ..KernelReport::default()
+            };
         }
     };
     let mut hooks: Vec<Hook> = CapturePath::ALL
@@ -246,17 +272,25 @@ pub fn probe() -> KernelReport {
         .map(|path| {
             let rejected = report.rejected.iter().find(|(other, _)| other == path);
             let outcome = match rejected {
-                Some((_, cause)) => Outcome::Fails { cause: cause.clone() },
+                Some((_, cause)) => Outcome::Fails {
+                    cause: cause.clone(),
+                },
                 None if *path == report.capture => Outcome::Works,
-                None => Outcome::NotTried { reason: "not needed here".to_owned() },
+                None => Outcome::NotTried {
+                    reason: "not needed here".to_owned(),
+                },
             };
             hook(path.name(), "socket data", outcome)
         })
         .collect();
     hooks.extend(kernel::attach::optional_hooks().map(|(symbol, purpose)| {
-        let unattached = report.unattached.iter().find(|other| other.symbol == symbol);
-        let outcome = unattached
-            .map_or(Outcome::Works, |other| Outcome::Fails { cause: other.reason.clone() });
+        let unattached = report
+            .unattached
+            .iter()
+            .find(|other| other.symbol == symbol);
+        let outcome = unattached.map_or(Outcome::Works, |other| Outcome::Fails {
+            cause: other.reason.clone(),
+        });
         hook(symbol, purpose, outcome)
     }));
     let missing_fields = report
@@ -264,7 +298,11 @@ pub fn probe() -> KernelReport {
         .iter()
         .map(|(feature, field)| (field.path().to_owned(), feature.name().to_owned()))
         .collect();
-    KernelReport { hooks, capture: Some(report.capture.name().to_owned()), missing_fields }
+    KernelReport {
+        hooks,
+        capture: Some(report.capture.name().to_owned()),
+        missing_fields,
+    }
 }
 
 fn print_summary(ledger: &Ledger) {
@@ -272,7 +310,9 @@ fn print_summary(ledger: &Ledger) {
     let _ = std::io::stderr().write_all(ledger.text().as_bytes());
 }
 
-fn kernel_samples(totals: &[(agent_common::drop_reason::DropReason, u64)]) -> Vec<crate::status::Sample> {
+fn kernel_samples(
+    totals: &[(agent_common::drop_reason::DropReason, u64)],
+) -> Vec<crate::status::Sample> {
     totals
         .iter()
         .map(|(reason, count)| crate::status::Sample {

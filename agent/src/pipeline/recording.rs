@@ -28,8 +28,15 @@ pub(super) struct Recording {
 impl Recording {
     /// A new recording where the environment asks for one.
     pub(super) fn from_environment(boot_seconds: u64) -> Result<Self> {
-        let path = env::var_os(RECORD_FILE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let Some(path) = path else { return Ok(Self { file: None, buffer: Vec::new() }) };
+        let path = env::var_os(RECORD_FILE)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
+        let Some(path) = path else {
+            return Ok(Self {
+                file: None,
+                buffer: Vec::new(),
+            });
+        };
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -38,8 +45,10 @@ impl Recording {
             .open(&path)
             .with_context(|| format!("cannot write the recording {}", path.display()))?;
         tracing::warn!(path = %path.display(), "recording what traced programs send and receive");
-        let mut recording =
-            Self { file: Some(BufWriter::new(file)), buffer: replay::MAGIC.to_vec() };
+        let mut recording = Self {
+            file: Some(BufWriter::new(file)),
+            buffer: replay::MAGIC.to_vec(),
+        };
         recording.add(|| Entry::Start { boot_seconds });
         Ok(recording)
     }

@@ -16,7 +16,11 @@ pub(super) struct Targets {
 
 impl Targets {
     pub(super) const fn new(selection: Selection, procfs: ProcFs, traced: Processes) -> Self {
-        Self { selection, procfs, traced }
+        Self {
+            selection,
+            procfs,
+            traced,
+        }
     }
 
     /// Traces what runs already, `command` included; returns what is known of each. Looks twice,
@@ -33,7 +37,9 @@ impl Targets {
             let reasons = self.selection.choose(&candidates, std::process::id());
             for candidate in candidates {
                 let process = candidate.process;
-                let Some(reason) = reasons.get(&process.id.pid) else { continue };
+                let Some(reason) = reasons.get(&process.id.pid) else {
+                    continue;
+                };
                 if !chosen.iter().any(|known: &Process| known.id == process.id) {
                     tracing::debug!(pid = process.id.pid, ?reason, "traced");
                     self.traced.trace(process.id)?;
@@ -50,7 +56,12 @@ impl Targets {
     pub(super) fn consider(&mut self, id: ProcessId, known: Option<&Facts>) -> Option<Process> {
         let read = self.read(id);
         let has_ended = read.is_none();
-        let process = read.or_else(|| known.map(|facts| Process { id, facts: facts.clone() }))?;
+        let process = read.or_else(|| {
+            known.map(|facts| Process {
+                id,
+                facts: facts.clone(),
+            })
+        })?;
         let ports = if has_ended {
             BTreeSet::new()
         } else {

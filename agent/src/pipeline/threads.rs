@@ -51,7 +51,10 @@ const CLOCK_NS: u64 = 1_000_000_000;
 enum Message {
     Records(Batch),
     /// Select what runs already, and this process.
-    Select { command: Option<u32>, done: oneshot::Sender<anyhow::Result<usize>> },
+    Select {
+        command: Option<u32>,
+        done: oneshot::Sender<anyhow::Result<usize>>,
+    },
 }
 
 /// Where records come from, and the counts of those that did not fit.
@@ -81,7 +84,15 @@ impl Threads {
         let (sender, reader_to_engine) = sync_channel(QUEUE_BATCHES);
         let shell = {
             let metrics = Arc::clone(&metrics);
-            Shell { engine, connections, targets, recording, sink, metrics, horizon_ns: 0 }
+            Shell {
+                engine,
+                connections,
+                targets,
+                recording,
+                sink,
+                metrics,
+                horizon_ns: 0,
+            }
         };
         let engine = thread::Builder::new()
             .name("engine".to_owned())
@@ -94,7 +105,12 @@ impl Threads {
                 .spawn(move || read(source, &stop, &sender, &metrics))
                 .context("cannot start the reader thread")?
         };
-        Ok(Self { stop, sender, reader, engine })
+        Ok(Self {
+            stop,
+            sender,
+            reader,
+            engine,
+        })
     }
 
     /// Traces the processes that were chosen and run already.
@@ -144,7 +160,9 @@ fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics
         let (records, bytes) = (batch.records, batch.bytes.len() as u64);
         let message = Message::Records(std::mem::take(&mut batch));
         let sent = if is_last && !has_more {
-            sender.send(message).map_err(|_| TrySendError::Disconnected(()))
+            sender
+                .send(message)
+                .map_err(|_| TrySendError::Disconnected(()))
         } else {
             sender.try_send(message).map_err(|error| match error {
                 TrySendError::Full(Message::Records(unsent)) => {
@@ -191,8 +209,12 @@ impl Shell {
             let now_ns = boottime_ns();
             if now_ns >= clock_due_ns {
                 let (boottime_ns, unix_ns) = (boottime_ns(), unix_ns());
-                self.recording.add(|| Entry::Clock { boottime_ns, unix_ns });
-                self.engine.handle_clock(WallClock::sampled(boottime_ns, unix_ns));
+                self.recording.add(|| Entry::Clock {
+                    boottime_ns,
+                    unix_ns,
+                });
+                self.engine
+                    .handle_clock(WallClock::sampled(boottime_ns, unix_ns));
                 clock_due_ns = now_ns + CLOCK_NS;
             }
             match message {
@@ -233,7 +255,8 @@ impl Shell {
             if completeness == Completeness::Holed {
                 // It is not known between which two records others are missing.
                 self.handle_loss();
-                self.recording.add(|| Entry::Records(rest.get(..length).unwrap_or(rest).to_vec()));
+                self.recording
+                    .add(|| Entry::Records(rest.get(..length).unwrap_or(rest).to_vec()));
             }
             self.engine.handle_record(rest);
             rest = rest.get(length..).unwrap_or_default();
@@ -274,12 +297,10 @@ impl Shell {
                         self.handle_process(process);
                     }
                 }
-                Command::Consider(id) => {
-                    match self.targets.consider(id, self.engine.facts(id)) {
-                        Some(process) => self.handle_process(process),
-                        None => self.handle_rejected(id),
-                    }
-                }
+                Command::Consider(id) => match self.targets.consider(id, self.engine.facts(id)) {
+                    Some(process) => self.handle_process(process),
+                    None => self.handle_rejected(id),
+                },
             }
         }
     }
@@ -299,8 +320,13 @@ impl Shell {
             return;
         }
         let now_ns = boottime_ns();
-        self.recording.add(|| Entry::ConnectionState { connection, now_ns, state });
-        self.engine.handle_connection_state(connection, state.as_ref(), now_ns);
+        self.recording.add(|| Entry::ConnectionState {
+            connection,
+            now_ns,
+            state,
+        });
+        self.engine
+            .handle_connection_state(connection, state.as_ref(), now_ns);
     }
 
     fn hand_out(&mut self) {
@@ -321,5 +347,6 @@ fn unix_ns() -> u64 {
 
 fn nanoseconds(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

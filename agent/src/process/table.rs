@@ -314,9 +314,7 @@ mod tests {
         table.handle_exec(&exec(b"A=1\0OTEL_SERVICE_NAME=web\0"));
         assert_eq!(service(&table, CHILD), Some("web"));
         assert_eq!(
-            table
-                .facts(CHILD)
-                .and_then(Facts::executable_name),
+            table.facts(CHILD).and_then(Facts::executable_name),
             Some("nginx"),
             "the exec's own path, until /proc is read"
         );

@@ -82,14 +82,29 @@ pub type ExchangeNumber = u64;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
     /// The first byte of a request was seen.
-    RequestStarted { exchange: ExchangeNumber, position: u64, time_ns: u64 },
+    RequestStarted {
+        exchange: ExchangeNumber,
+        position: u64,
+        time_ns: u64,
+    },
     /// The request's head is complete: what it says of its trace context.
-    RequestHead { exchange: ExchangeNumber, headers: TraceHeaders },
+    RequestHead {
+        exchange: ExchangeNumber,
+        headers: TraceHeaders,
+    },
     /// The first byte of the (final or interim) response was seen.
-    ResponseStarted { exchange: ExchangeNumber, time_ns: u64 },
+    ResponseStarted {
+        exchange: ExchangeNumber,
+        time_ns: u64,
+    },
     /// Nothing more will be learned. `end_ns` is the last byte of the response where it was
     /// observed, else the last thing that was.
-    Finished { exchange: ExchangeNumber, start_ns: u64, end_ns: u64, details: Box<Details> },
+    Finished {
+        exchange: ExchangeNumber,
+        start_ns: u64,
+        end_ns: u64,
+        details: Box<Details>,
+    },
 }
 
 /// Propagation headers as they stood in a request, not validated. The first `traceparent` counts
@@ -115,9 +130,14 @@ pub struct Endpoint {
 /// One end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    Inet { ip: IpAddr, port: u16 },
+    Inet {
+        ip: IpAddr,
+        port: u16,
+    },
     /// Empty for an unnamed socket; an abstract name begins with `@`.
-    Unix { path: String },
+    Unix {
+        path: String,
+    },
 }
 
 /// One connection's understanding of one protocol. Inputs come in the order things happened;
@@ -180,5 +200,8 @@ pub struct Protocol {
     pub session: fn(Endpoint) -> Box<dyn Session>,
 }
 
-pub static REGISTRY: &[Protocol] =
-    &[Protocol { name: "http", detect: http1::detect, session: http1::session }];
+pub static REGISTRY: &[Protocol] = &[Protocol {
+    name: "http",
+    detect: http1::detect,
+    session: http1::session,
+}];

@@ -11,7 +11,10 @@ pub struct Attribute {
 
 impl Attribute {
     pub fn new(key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
-        Self { key: key.into(), value: value.into() }
+        Self {
+            key: key.into(),
+            value: value.into(),
+        }
     }
 }
 

@@ -153,12 +153,22 @@ impl Workload {
         fs::write(&configuration, text).context("cannot write nginx's configuration")?;
         let program = steps::find_program("nginx").context("nginx is not installed")?;
         let mut command = Command::new(program);
-        command.arg("-p").arg(directory).arg("-c").arg(&configuration);
+        command
+            .arg("-p")
+            .arg(directory)
+            .arg("-c")
+            .arg(&configuration);
         let mut nginx = Running::start("nginx", directory, &mut command)?;
         wait_for_port(&mut nginx, port)?;
         wait_for_port(&mut python, python_port)?;
         let socket = directory.join("nginx.socket").display().to_string();
-        Ok(Self { port, python_port, socket, _nginx: nginx, _python: python })
+        Ok(Self {
+            port,
+            python_port,
+            socket,
+            _nginx: nginx,
+            _python: python,
+        })
     }
 
     pub(super) fn ask(&self, exchange: &Exchange) -> Result<()> {
@@ -196,7 +206,9 @@ fn wait_for_port(process: &mut Running, port: u16) -> Result<()> {
 
 /// The spans the agent wrote, one JSON object a line; half a line at the end is left out.
 pub(super) fn spans(text: &str) -> Vec<Value> {
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 impl Exchange {
@@ -219,16 +231,29 @@ impl Exchange {
             by_hop.insert(*hop, span);
         }
         if own.len() != self.hops.len() {
-            return Some(format!("{} spans instead of {}", own.len(), self.hops.len()));
+            return Some(format!(
+                "{} spans instead of {}",
+                own.len(),
+                self.hops.len()
+            ));
         }
         let in_order: Vec<_> = self.hops.iter().map(|hop| (hop, by_hop[hop])).collect();
-        let wrong = in_order.iter().find_map(|(hop, span)| self.wrong_content(**hop, span));
-        let apart = in_order.windows(2).find(|pair| !is_parent(pair[0].1, pair[1].1));
+        let wrong = in_order
+            .iter()
+            .find_map(|(hop, span)| self.wrong_content(**hop, span));
+        let apart = in_order
+            .windows(2)
+            .find(|pair| !is_parent(pair[0].1, pair[1].1));
         wrong.or_else(|| {
             apart.map(|pair| {
                 let ((from, client), (to, server)) = (pair[0].0, pair[1].0);
-                format!("{to} of {server} is no child of {from} of {client}",
-                    to = to, server = server, from = from, client = client)
+                format!(
+                    "{to} of {server} is no child of {from} of {client}",
+                    to = to,
+                    server = server,
+                    from = from,
+                    client = client
+                )
             })
         })
     }

@@ -5,12 +5,22 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::event::{Data, Direction, DirectionState, ProcessId};
 
-const UNIT: Unit = Unit { process: ProcessId { pid: 1, start_ticks: 1 }, thread_id: 1 };
+const UNIT: Unit = Unit {
+    process: ProcessId {
+        pid: 1,
+        start_ticks: 1,
+    },
+    thread_id: 1,
+};
 const ID: ConnectionId = ConnectionId(7);
 
 fn endpoints() -> Endpoints {
     let end = (IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
-    Endpoints::Inet { local: end, remote: end, network_namespace: 0 }
+    Endpoints::Inet {
+        local: end,
+        remote: end,
+        network_namespace: 0,
+    }
 }
 
 fn feed(table: &mut Table, direction: Direction, bytes: &[u8], now_ns: u64) {
@@ -29,7 +39,11 @@ fn feed(table: &mut Table, direction: Direction, bytes: &[u8], now_ns: u64) {
         end_of_stream: false,
         bytes,
         tail: [0; 8],
-        other_flow: DirectionState { position: 0, last_ns: 0, tail: [0; 8] },
+        other_flow: DirectionState {
+            position: 0,
+            last_ns: 0,
+            tail: [0; 8],
+        },
     };
     let connection = table
         .get_or_insert(ID, UNIT, endpoints(), Role::Server, now_ns)
@@ -43,8 +57,17 @@ fn feed(table: &mut Table, direction: Direction, bytes: &[u8], now_ns: u64) {
 fn waiting() -> Table {
     let mut table = Table::new(2);
     feed(&mut table, Direction::Inbound, b"GET / HTTP/1.1\r\n\r\n", 0);
-    assert_eq!(table.poll_ask(u64::MAX), None, "nothing is awaited before the answer");
-    feed(&mut table, Direction::Outbound, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", 0);
+    assert_eq!(
+        table.poll_ask(u64::MAX),
+        None,
+        "nothing is awaited before the answer"
+    );
+    feed(
+        &mut table,
+        Direction::Outbound,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+        0,
+    );
     table
 }
 
@@ -65,7 +88,11 @@ fn questions_back_off() {
     table.update_ask(ID, now_ns);
     assert_eq!(table.poll_ask(now_ns + FIRST_ASK_NS), Some(ID));
     let length = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n".len() as u64 + 9;
-    let at = |position| DirectionState { position, last_ns: 5, tail: [0; 8] };
+    let at = |position| DirectionState {
+        position,
+        last_ns: 5,
+        tail: [0; 8],
+    };
     let connection = table.get(ID).expect("known");
     connection.handle_counts([&at(18), &at(length)]);
     table.update_ask(ID, now_ns);
@@ -86,7 +113,9 @@ fn what_is_removed_is_not_asked_for() {
 fn the_table_is_bounded() {
     let mut table = Table::new(2);
     let mut insert = |id| {
-        table.get_or_insert(ConnectionId(id), UNIT, endpoints(), Role::Client, 0).is_some()
+        table
+            .get_or_insert(ConnectionId(id), UNIT, endpoints(), Role::Client, 0)
+            .is_some()
     };
     assert_eq!([1, 2, 3, 1].map(&mut insert), [true, true, false, true]);
     assert_eq!(table.len(), 2);

@@ -5,15 +5,25 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::protocol::Progress;
 
-const PROCESS: ProcessId = ProcessId { pid: 10, start_ticks: 5 };
-const UNIT: Unit = Unit { process: PROCESS, thread_id: 11 };
+const PROCESS: ProcessId = ProcessId {
+    pid: 10,
+    start_ticks: 5,
+};
+const UNIT: Unit = Unit {
+    process: PROCESS,
+    thread_id: 11,
+};
 const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const LONG_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
 
 fn endpoints(port: u16) -> Endpoints {
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    Endpoints::Inet { local: (address, 80), remote: (address, port), network_namespace: 1 }
+    Endpoints::Inet {
+        local: (address, 80),
+        remote: (address, port),
+        network_namespace: 1,
+    }
 }
 
 fn connection(role: Role) -> Connection {
@@ -21,7 +31,11 @@ fn connection(role: Role) -> Connection {
 }
 
 fn flowed(position: u64, last_ns: u64) -> DirectionState {
-    DirectionState { position, last_ns, tail: [0; 8] }
+    DirectionState {
+        position,
+        last_ns,
+        tail: [0; 8],
+    }
 }
 
 /// A record of bytes that begin a turn on a connection seen from its first byte.
@@ -55,13 +69,20 @@ fn outbound(position: u64, bytes: &[u8]) -> Data<'_> {
 
 /// What was learned, in short.
 fn learned(connection: &mut Connection) -> Vec<String> {
-    let told = std::iter::from_fn(|| connection.poll()).map(|observation| {
-        match observation.progress {
+    let told =
+        std::iter::from_fn(|| connection.poll()).map(|observation| match observation.progress {
             Progress::RequestStarted { time_ns, .. } => format!("started {time_ns}"),
             Progress::RequestHead { .. } => "head".to_owned(),
             Progress::ResponseStarted { time_ns, .. } => format!("answered {time_ns}"),
-            Progress::Finished { end_ns, details, .. } => {
-                let of = |key| details.attributes.iter().find(|attribute| attribute.key == key);
+            Progress::Finished {
+                end_ns, details, ..
+            } => {
+                let of = |key| {
+                    details
+                        .attributes
+                        .iter()
+                        .find(|attribute| attribute.key == key)
+                };
                 let text = |key| of(key).map(|found| format!(" {:?}", found.value));
                 let all = [
                     crate::span::attribute::HTTP_RESPONSE_STATUS_CODE,
@@ -71,8 +92,7 @@ fn learned(connection: &mut Connection) -> Vec<String> {
                 .map(|key| text(key).unwrap_or_default());
                 format!("finished {end_ns}{}", all.concat())
             }
-        }
-    });
+        });
     told.collect()
 }
 
@@ -82,7 +102,10 @@ fn a_request_and_its_answer() {
     connection.handle_data(&inbound(0, REQUEST), 10);
     assert_eq!(learned(&mut connection), ["started 10", "head"]);
     connection.handle_data(&outbound(0, RESPONSE), 20);
-    assert_eq!(learned(&mut connection), ["answered 20", "finished 20 Int(200)"]);
+    assert_eq!(
+        learned(&mut connection),
+        ["answered 20", "finished 20 Int(200)"]
+    );
     assert!(!connection.is_waiting());
 }
 
@@ -93,15 +116,24 @@ fn an_uncaptured_end_comes_with_the_counts() {
     connection.handle_data(&inbound(0, REQUEST), 10);
     connection.handle_data(&outbound(0, LONG_HEAD), 20);
     assert!(connection.is_waiting());
-    assert_eq!(connection.awaited(Direction::Outbound), Some(Awaited::Bytes(1_000)));
+    assert_eq!(
+        connection.awaited(Direction::Outbound),
+        Some(Awaited::Bytes(1_000))
+    );
     let length = LONG_HEAD.len() as u64;
     let read = flowed(REQUEST.len() as u64, 10);
     connection.handle_counts([&read, &flowed(length + 400, 30)]);
-    assert_eq!(connection.awaited(Direction::Outbound), Some(Awaited::Bytes(600)));
+    assert_eq!(
+        connection.awaited(Direction::Outbound),
+        Some(Awaited::Bytes(600))
+    );
     connection.handle_counts([&read, &flowed(length + 1_000, 40)]);
     assert_eq!(learned(&mut connection)[3..], ["finished 40 Int(200)"]);
     assert!(!connection.is_waiting());
-    assert_eq!(connection.last_ns, 40, "bytes that flow uncaptured keep it alive");
+    assert_eq!(
+        connection.last_ns, 40,
+        "bytes that flow uncaptured keep it alive"
+    );
 }
 
 /// The next request tells how far the answer before it had come.
@@ -112,9 +144,15 @@ fn the_other_flow_is_caught_up_before_a_turn() {
     connection.handle_data(&outbound(0, LONG_HEAD), 20);
     learned(&mut connection);
     let end = LONG_HEAD.len() as u64 + 1_000;
-    let next = Data { other_flow: flowed(end, 30), ..inbound(REQUEST.len() as u64, REQUEST) };
+    let next = Data {
+        other_flow: flowed(end, 30),
+        ..inbound(REQUEST.len() as u64, REQUEST)
+    };
     connection.handle_data(&next, 50);
-    assert_eq!(learned(&mut connection), ["finished 30 Int(200)", "started 50", "head"]);
+    assert_eq!(
+        learned(&mut connection),
+        ["finished 30 Int(200)", "started 50", "head"]
+    );
 }
 
 /// Scenario: the first record of a turn is lost, and with it what flowed the other way.
@@ -124,7 +162,13 @@ fn a_later_record_of_a_turn_catches_up_too() {
     let mut client = connection(Role::Client);
     client.handle_data(&outbound(0, REQUEST), 10);
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe";
-    client.handle_data(&Data { other_flow: flowed(28, 10), ..inbound(0, head) }, 20);
+    client.handle_data(
+        &Data {
+            other_flow: flowed(28, 10),
+            ..inbound(0, head)
+        },
+        20,
+    );
     learned(&mut client);
     // Lost: the rest of the response, another request, and the head of its response.
     let late = Data {
@@ -155,7 +199,10 @@ fn extreme_positions_do_not_overflow() {
     let mut connection = connection(Role::Server);
     for position in [0, u64::MAX - 3, u64::MAX, 1] {
         let original_length = u32::MAX;
-        let extreme = Data { original_length, ..inbound(position, REQUEST) };
+        let extreme = Data {
+            original_length,
+            ..inbound(position, REQUEST)
+        };
         connection.handle_data(&extreme, u64::MAX);
         connection.handle_counts([&flowed(u64::MAX, u64::MAX), &flowed(u64::MAX, 0)]);
         connection.handle_tick(u64::MAX);
@@ -180,7 +227,14 @@ fn the_order_of_closing_decides() {
         };
         connection.handle_data(&request, 10);
         let counts = [request.direction, request.direction.opposite()].map(|direction| {
-            flowed(if direction == Direction::Inbound { REQUEST.len() as u64 } else { 0 }, 10)
+            flowed(
+                if direction == Direction::Inbound {
+                    REQUEST.len() as u64
+                } else {
+                    0
+                },
+                10,
+            )
         });
         let counts = if role == Role::Client {
             [flowed(0, 0), flowed(REQUEST.len() as u64, 10)]
@@ -191,7 +245,11 @@ fn the_order_of_closing_decides() {
         connection.handle_closing(first, 0, [one, two], 30);
         connection.handle_closing(ClosingStep::Destroyed, 0, [one, two], 30);
         let told = learned(&mut connection);
-        assert_eq!(told.last().map(String::as_str), Some(expected), "{role:?} {first:?}: {told:?}");
+        assert_eq!(
+            told.last().map(String::as_str),
+            Some(expected),
+            "{role:?} {first:?}: {told:?}"
+        );
     }
 }
 
@@ -205,8 +263,17 @@ fn bytes_after_an_abort_count_until_the_end() {
     broken.handle_data(&outbound(0, REQUEST), 10);
     broken.handle_closing(ClosingStep::Aborted, 104, [&none, &read], 20);
     assert!(broken.is_breaking());
-    broken.handle_data(&Data { other_flow: read, ..inbound(0, RESPONSE) }, 25);
-    assert_eq!(learned(&mut broken)[2..], ["answered 25", "finished 25 Int(200)"]);
+    broken.handle_data(
+        &Data {
+            other_flow: read,
+            ..inbound(0, RESPONSE)
+        },
+        25,
+    );
+    assert_eq!(
+        learned(&mut broken)[2..],
+        ["answered 25", "finished 25 Int(200)"]
+    );
 
     let mut silent = connection(Role::Client);
     silent.handle_data(&outbound(0, REQUEST), 10);
@@ -214,10 +281,18 @@ fn bytes_after_an_abort_count_until_the_end() {
     silent.handle_tick(20 + ABORT_GRACE_NS);
     assert_eq!(learned(&mut silent), ["started 10", "head"]);
     silent.handle_tick(21 + ABORT_GRACE_NS);
-    assert_eq!(learned(&mut silent), ["finished 20 String(\"connection_reset\")"]);
+    assert_eq!(
+        learned(&mut silent),
+        ["finished 20 String(\"connection_reset\")"]
+    );
     assert!(!silent.is_breaking());
     silent.handle_data(&outbound(REQUEST.len() as u64, REQUEST), 2 * ABORT_GRACE_NS);
-    silent.handle_closing(ClosingStep::Destroyed, 104, [&none, &read], 3 * ABORT_GRACE_NS);
+    silent.handle_closing(
+        ClosingStep::Destroyed,
+        104,
+        [&none, &read],
+        3 * ABORT_GRACE_NS,
+    );
     assert_eq!(learned(&mut silent), [""; 0]);
 }
 
@@ -229,7 +304,10 @@ fn a_timeout_is_told() {
     let counts = [&flowed(0, 0), &flowed(REQUEST.len() as u64, 10)];
     connection.handle_closing(ClosingStep::Aborted, ETIMEDOUT, counts, 20);
     connection.handle_lost(30);
-    assert_eq!(learned(&mut connection)[2..], ["finished 20 String(\"timeout\")"]);
+    assert_eq!(
+        learned(&mut connection)[2..],
+        ["finished 20 String(\"timeout\")"]
+    );
 }
 
 /// Which end we are follows from the bytes, and stays so when the session is over.
@@ -244,8 +322,17 @@ fn an_unknown_role_is_found_out() {
     client.handle_data(&outbound(0, REQUEST), 10);
     assert_eq!(client.kind(), Some(Kind::Client));
     let switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
-    client.handle_data(&Data { other_flow: flowed(28, 10), ..inbound(0, switched) }, 20);
-    assert_eq!(learned(&mut client).last().map(String::as_str), Some("finished 20 Int(101)"));
+    client.handle_data(
+        &Data {
+            other_flow: flowed(28, 10),
+            ..inbound(0, switched)
+        },
+        20,
+    );
+    assert_eq!(
+        learned(&mut client).last().map(String::as_str),
+        Some("finished 20 Int(101)")
+    );
     assert_eq!(client.kind(), Some(Kind::Client), "as it was");
 }
 
@@ -255,7 +342,10 @@ fn single_bytes_are_kept_until_they_tell() {
     let mut connection = connection(Role::Unknown);
     for (index, byte) in REQUEST.iter().enumerate() {
         let piece = std::slice::from_ref(byte);
-        let record = Data { turn_start: index == 0, ..inbound(index as u64, piece) };
+        let record = Data {
+            turn_start: index == 0,
+            ..inbound(index as u64, piece)
+        };
         connection.handle_data(&record, 10 + index as u64);
     }
     assert_eq!(learned(&mut connection), ["started 10", "head"]);
@@ -267,7 +357,10 @@ fn single_bytes_are_kept_until_they_tell() {
 fn what_is_kept_undecided_is_bounded() {
     let mut connection = connection(Role::Unknown);
     for turn in 0..5_000 {
-        let inbound = Data { original_length: 10, ..inbound(turn * 10, b"") };
+        let inbound = Data {
+            original_length: 10,
+            ..inbound(turn * 10, b"")
+        };
         connection.handle_data(&inbound, turn);
         let kept = match &connection.understanding {
             Understanding::Undecided(undecided) => undecided.kept.len(),
@@ -282,10 +375,17 @@ fn what_is_kept_undecided_is_bounded() {
 #[test]
 fn an_end_before_the_protocol_is_known_is_told() {
     let mut client = connection(Role::Client);
-    let ended = Data { end_of_stream: true, turn_start: false, ..inbound(0, b"") };
+    let ended = Data {
+        end_of_stream: true,
+        turn_start: false,
+        ..inbound(0, b"")
+    };
     client.handle_data(&outbound(0, b"G"), 5);
     client.handle_data(&ended, 10);
-    let rest = Data { turn_start: false, ..outbound(1, &REQUEST[1..]) };
+    let rest = Data {
+        turn_start: false,
+        ..outbound(1, &REQUEST[1..])
+    };
     client.handle_data(&rest, 20);
     let counts = [&flowed(0, 0), &flowed(REQUEST.len() as u64, 20)];
     client.handle_closing(ClosingStep::Destroyed, 0, counts, 30);
@@ -301,15 +401,28 @@ fn reuse_of_an_identity_shows() {
     known.handle_data(&inbound(0, REQUEST), 10);
     let next = inbound(REQUEST.len() as u64, REQUEST);
     assert!(!known.is_replaced_by(&next));
-    let end = Data { end_of_stream: true, turn_start: false, ..inbound(0, b"") };
+    let end = Data {
+        end_of_stream: true,
+        turn_start: false,
+        ..inbound(0, b"")
+    };
     assert!(!known.is_replaced_by(&end));
-    assert!(known.is_replaced_by(&Data { endpoints: endpoints(4_001), ..next.clone() }));
-    assert!(known.is_replaced_by(&Data { complete: false, ..next }));
+    assert!(known.is_replaced_by(&Data {
+        endpoints: endpoints(4_001),
+        ..next.clone()
+    }));
+    assert!(known.is_replaced_by(&Data {
+        complete: false,
+        ..next
+    }));
     assert!(known.is_replaced_by(&inbound(0, REQUEST)));
 
     let unix = |local, remote| Endpoints::Unix { local, remote };
     let known = Connection::new(UNIT, unix(1, 0), Role::Unknown, 0);
-    assert!(!known.is_elsewhere(unix(1, 2)), "an end that was not known differs from nothing");
+    assert!(
+        !known.is_elsewhere(unix(1, 2)),
+        "an end that was not known differs from nothing"
+    );
     assert!(known.is_elsewhere(unix(3, 2)));
     assert!(known.is_elsewhere(endpoints(1)));
 }

@@ -21,11 +21,21 @@ fn stitcher<T>() -> Stitcher<T> {
 }
 
 fn begin(kind: Kind, start_ns: u64, wire: Option<WireKey>) -> Beginning {
-    Beginning { kind, start_ns, caller: None, wire }
+    Beginning {
+        kind,
+        start_ns,
+        caller: None,
+        wire,
+    }
 }
 
 fn called(start_ns: u64, caller: NodeKey, wire: Option<WireKey>) -> Beginning {
-    Beginning { kind: Kind::Client, start_ns, caller: Some((caller, Evidence::Thread)), wire }
+    Beginning {
+        kind: Kind::Client,
+        start_ns,
+        caller: Some((caller, Evidence::Thread)),
+        wire,
+    }
 }
 
 fn context(trace: u128, span: u64) -> RemoteContext {
@@ -46,7 +56,9 @@ fn settled(stitcher: &mut Stitcher<Name>) -> Vec<(Name, Identity)> {
 }
 
 fn parent(identity: &Identity) -> Option<(SpanId, bool)> {
-    identity.parent.map(|parent| (parent.span_id, parent.is_remote))
+    identity
+        .parent
+        .map(|parent| (parent.span_id, parent.is_remote))
 }
 
 fn assert_empty<T>(stitcher: &Stitcher<T>) {
@@ -72,7 +84,9 @@ fn either_end_may_come_first() {
             stitcher.handle_ended(key, 12 * MS, name);
         }
         let out = settled(&mut stitcher);
-        let [(_, client), (_, server)] = out.as_slice() else { panic!("two: {out:?}") };
+        let [(_, client), (_, server)] = out.as_slice() else {
+            panic!("two: {out:?}")
+        };
         assert_eq!(parent(client), None);
         assert_eq!(parent(server), Some((client.span_id, true)));
         assert_eq!(server.trace_id, client.trace_id);
@@ -93,7 +107,10 @@ fn impossible_times_do_not_join() {
         let server = stitcher.handle_started(begin(Kind::Server, server_ns, wire(1)));
         stitcher.handle_ended(server, server_ns + MS, "server");
         let out = settled(&mut stitcher);
-        assert!(out.iter().all(|(_, identity)| identity.parent.is_none()), "{out:?}");
+        assert!(
+            out.iter().all(|(_, identity)| identity.parent.is_none()),
+            "{out:?}"
+        );
         assert_empty(&stitcher);
     }
 }
@@ -110,13 +127,20 @@ fn header_against_local_wire() {
         stitcher.handle_ended(server, 2 * MS, "server");
         stitcher.handle_ended(client, 2 * MS, "client");
         let out = settled(&mut stitcher);
-        let [(_, client), (_, server)] = out.as_slice() else { panic!("two: {out:?}") };
+        let [(_, client), (_, server)] = out.as_slice() else {
+            panic!("two: {out:?}")
+        };
         assert_eq!(server.trace_id, inbound.trace_id);
         if is_linked {
             assert_eq!(parent(server), Some((inbound.span_id, true)));
             assert_eq!(server.evidence, Some(Evidence::Header));
-            let [link] = server.links.as_slice() else { panic!("one link: {server:?}") };
-            assert_eq!((link.trace_id, link.span_id), (client.trace_id, client.span_id));
+            let [link] = server.links.as_slice() else {
+                panic!("one link: {server:?}")
+            };
+            assert_eq!(
+                (link.trace_id, link.span_id),
+                (client.trace_id, client.span_id)
+            );
         } else {
             assert_eq!(parent(server), Some((client.span_id, true)));
             assert!(server.links.is_empty());
@@ -139,10 +163,15 @@ fn forwarded_and_own_headers() {
         stitcher.handle_ended(client, 3 * MS, "client");
         stitcher.handle_ended(server, 4 * MS, "server");
         let out = settled(&mut stitcher);
-        let [(_, client), (_, server)] = out.as_slice() else { panic!("two: {out:?}") };
+        let [(_, client), (_, server)] = out.as_slice() else {
+            panic!("two: {out:?}")
+        };
         assert_eq!(parent(server), Some((inbound.span_id, true)));
-        let expected =
-            if is_forwarded { (server.span_id, false) } else { (outbound.span_id, true) };
+        let expected = if is_forwarded {
+            (server.span_id, false)
+        } else {
+            (outbound.span_id, true)
+        };
         assert_eq!(parent(client), Some(expected));
         assert_eq!((client.flags, client.state.as_str()), (1, "k=v"));
         assert_eq!(client.remote_flags, Some(1));
@@ -162,7 +191,9 @@ fn an_answered_request_is_no_parent() {
         stitcher.handle_ended(server, answered_ns, "server");
         stitcher.handle_ended(client, 4 * MS, "client");
         let out = settled(&mut stitcher);
-        let [(_, client), _] = out.as_slice() else { panic!("two: {out:?}") };
+        let [(_, client), _] = out.as_slice() else {
+            panic!("two: {out:?}")
+        };
         assert_eq!(client.parent.is_some(), expected);
         assert_empty(&stitcher);
     }
@@ -181,7 +212,9 @@ fn what_may_still_be_joined_is_held() {
     stitcher.handle_ended(server, 13 * MS, "server");
     let mut names = |now_ns| {
         stitcher.handle_tick(now_ns);
-        std::iter::from_fn(|| stitcher.poll()).map(|(name, _)| name).collect::<Vec<_>>()
+        std::iter::from_fn(|| stitcher.poll())
+            .map(|(name, _)| name)
+            .collect::<Vec<_>>()
     };
     assert_eq!(names(13 * MS), ["root"]);
     assert_eq!(names(10 * MS + HOLD_NS - 1), [""; 0]);
@@ -223,7 +256,9 @@ fn a_request_is_not_made_for_itself() {
     stitcher.handle_ended(client, 2 * MS, "client");
     stitcher.handle_ended(server, 2 * MS, "server");
     let out = settled(&mut stitcher);
-    let [(_, client), (_, server)] = out.as_slice() else { panic!("two: {out:?}") };
+    let [(_, client), (_, server)] = out.as_slice() else {
+        panic!("two: {out:?}")
+    };
     assert_eq!(parent(client), Some((server.span_id, false)));
     assert_eq!(parent(server), None);
     assert_empty(&stitcher);
@@ -246,13 +281,22 @@ fn nothing_is_lost_or_left_behind() {
             match random.random_range(0..10) {
                 0..=4 => {
                     let any = open.get(random.random_range(0..=open.len())).copied();
-                    let kind = if random.random() { Kind::Client } else { Kind::Server };
+                    let kind = if random.random() {
+                        Kind::Client
+                    } else {
+                        Kind::Server
+                    };
                     let caller = any
                         .filter(|_| kind == Kind::Client)
                         .map(|caller| (caller, Evidence::Thread));
                     let wire = wire(random.random_range(0..6)).filter(|_| random.random());
                     let start_ns = now_ns.saturating_sub(random.random_range(0..60 * MS));
-                    let beginning = Beginning { kind, start_ns, caller, wire };
+                    let beginning = Beginning {
+                        kind,
+                        start_ns,
+                        caller,
+                        wire,
+                    };
                     let key = stitcher.handle_started(beginning);
                     if random.random_range(0..4) == 0 {
                         stitcher.handle_header(key, context(random.random_range(1..4), 9));
@@ -283,15 +327,24 @@ fn nothing_is_lost_or_left_behind() {
 
         let mut numbers: Vec<u64> = out.iter().map(|((number, _), _)| *number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..ended).collect::<Vec<_>>(), "seed {seed}: each once");
+        assert_eq!(
+            numbers,
+            (0..ended).collect::<Vec<_>>(),
+            "seed {seed}: each once"
+        );
         for ((_, span_id), identity) in &out {
             assert_eq!(*span_id, identity.span_id, "seed {seed}");
             let mut above = identity;
             for step in 0.. {
                 assert!(step <= out.len(), "seed {seed}: a loop above {identity:?}");
                 let Some(parent) = above.parent else { break };
-                let known = out.iter().find(|(_, other)| other.span_id == parent.span_id);
-                assert!(parent.is_remote || known.is_some(), "seed {seed}: {above:?}");
+                let known = out
+                    .iter()
+                    .find(|(_, other)| other.span_id == parent.span_id);
+                assert!(
+                    parent.is_remote || known.is_some(),
+                    "seed {seed}: {above:?}"
+                );
                 let Some((_, known)) = known else { break };
                 assert_eq!(known.trace_id, above.trace_id, "seed {seed}");
                 above = known;

@@ -81,7 +81,10 @@ pub(super) fn spawn(form: Form, queue: Arc<Queue>) -> Result<oneshot::Receiver<(
 
 fn terminal(config: Config) -> Style {
     if !io::stdout().is_terminal() {
-        return Style { width: waterfall::PASTE_WIDTH, ..Style::default() };
+        return Style {
+            width: waterfall::PASTE_WIDTH,
+            ..Style::default()
+        };
     }
     let width = terminal_size::terminal_size()
         .map_or(waterfall::DEFAULT_WIDTH, |(width, _)| width.0.into());

@@ -881,10 +881,21 @@ mod tests {
     #[test]
     fn an_endless_head_is_cut_at_the_limit() {
         let mut session = session();
-        let head = format!("GET /x HTTP/1.1\r\nHost: a\r\nX: {}", "h".repeat(2 * HEAD_LIMIT));
+        let head = format!(
+            "GET /x HTTP/1.1\r\nHost: a\r\nX: {}",
+            "h".repeat(2 * HEAD_LIMIT)
+        );
         feed(&mut session, Flow::Request, head.as_bytes(), 100);
         assert!(session.requests.partial_head().is_empty());
-        feed(&mut session, Flow::Response, b"HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n", 200);
-        assert_eq!(finished(&mut session), Some((200, Some("Int(0)".to_owned()))));
+        feed(
+            &mut session,
+            Flow::Response,
+            b"HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n",
+            200,
+        );
+        assert_eq!(
+            finished(&mut session),
+            Some((200, Some("Int(0)".to_owned())))
+        );
     }
 }

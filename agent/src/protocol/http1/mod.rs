@@ -71,8 +71,16 @@ fn detect_request(bytes: &[u8]) -> Verdict {
         _ => false,
     };
     let rest = reader.rest();
-    let is_text = !rest.strip_suffix(b"\r").unwrap_or(rest).iter().any(u8::is_ascii_control);
-    if could_be && is_text { Verdict::NeedMore } else { Verdict::No }
+    let is_text = !rest
+        .strip_suffix(b"\r")
+        .unwrap_or(rest)
+        .iter()
+        .any(u8::is_ascii_control);
+    if could_be && is_text {
+        Verdict::NeedMore
+    } else {
+        Verdict::No
+    }
 }
 
 fn detect_response(bytes: &[u8]) -> Verdict {
