@@ -30,8 +30,7 @@ impl ProcessState {
 /// The current thread, if its process is traced.
 #[inline(always)]
 pub(crate) fn traced_unit() -> Option<ExecutionUnit> {
-    let process_id = task::process_id();
-    let thread_id = task::thread_id();
+    let (process_id, thread_id) = task::ids();
     // SAFETY: an entry may be replaced while it is read; a torn start time cannot result from a
     // single aligned word.
     if let Some(state) = unsafe { PROCESSES.get(&process_id) } {

@@ -32,7 +32,7 @@ mod system_call {
 }
 
 /// Code segment of 64-bit programs (`__USER_CS`); 32-bit ones number their calls differently.
-const USER_CODE_SEGMENT: u64 = 0x33;
+const USER_CODE_SEGMENT: u16 = 0x33;
 
 /// Sizes and offsets of `struct user_msghdr` and `struct mmsghdr` on 64-bit machines.
 const MSGHDR_IOV: u64 = 16;
@@ -74,8 +74,7 @@ pub(crate) fn locate() -> UserBuffer {
     let Some(registers) = registers() else {
         return UserBuffer::Unknown(DropReason::KernelReadFailed);
     };
-    // Upper bits carry other state on CPUs with FRED (Linux 6.9).
-    if registers.code_segment & 0xffff != USER_CODE_SEGMENT {
+    if registers.code_segment != USER_CODE_SEGMENT {
         return UserBuffer::Unknown(DropReason::CompatSystemCall);
     }
     let [_, second, third] = registers.arguments;

@@ -261,8 +261,11 @@ fn emit_data(
         emit::count(reason);
     }
     let mut tail = [0; 8];
-    if place.budget == 0 && !place.turn_start {
-        tail = user_buffer::tail(buffer, moved);
+    let is_capturable = !matches!(buffer, UserBuffer::Absent | UserBuffer::Unknown(_));
+    if !place.turn_start && (place.budget == 0 || !is_capturable) {
+        if is_capturable {
+            tail = user_buffer::tail(buffer, moved);
+        }
     } else {
         let area = scratch::area(transfer.slot)?;
         let wanted = if moved < place.budget {

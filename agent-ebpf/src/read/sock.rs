@@ -6,7 +6,7 @@ use agent_common::{
 };
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel as read_raw};
 
-use super::{embedded, field};
+use super::{embedded, field, typed_field};
 use crate::maps::config;
 
 /// `SOCK_STREAM`, `IPPROTO_TCP` and `O_NONBLOCK` of x86-64, `include/uapi`.
@@ -100,10 +100,17 @@ impl Sock {
     /// Whether the program's calls on this socket return at once when they cannot proceed.
     #[inline(always)]
     pub(crate) fn is_non_blocking(self) -> bool {
-        field::<*const u8>(self.0, KernelField::SockSocket)
-            .and_then(|socket| field::<*const u8>(socket, KernelField::SocketFile))
-            .and_then(|file| field::<u32>(file, KernelField::FileFlags))
-            .is_some_and(|flags| flags & NON_BLOCKING != 0)
+        let flags: Option<u32> = if config!(has_socket_cookie) == 1 {
+            // The helper works exactly where the verifier knows the socket's type.
+            typed_field::<*const u8>(self.0, KernelField::SockSocket)
+                .and_then(|socket| typed_field::<*const u8>(socket, KernelField::SocketFile))
+                .and_then(|file| typed_field(file, KernelField::FileFlags))
+        } else {
+            field::<*const u8>(self.0, KernelField::SockSocket)
+                .and_then(|socket| field::<*const u8>(socket, KernelField::SocketFile))
+                .and_then(|file| field(file, KernelField::FileFlags))
+        };
+        flags.is_some_and(|flags| flags & NON_BLOCKING != 0)
     }
 
     /// Sequence number of the byte after the last one sent.

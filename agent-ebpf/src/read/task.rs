@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 
-use super::field;
+use super::{field, typed_field};
 use crate::maps::config;
 
 #[inline(always)]
@@ -14,9 +14,11 @@ pub(crate) fn process_id() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
+/// Process and thread id.
 #[inline(always)]
-pub(crate) fn thread_id() -> u32 {
-    bpf_get_current_pid_tgid() as u32
+pub(crate) fn ids() -> (u32, u32) {
+    let both = bpf_get_current_pid_tgid();
+    ((both >> 32) as u32, both as u32)
 }
 
 #[inline(always)]
@@ -48,13 +50,31 @@ pub(crate) struct Registers {
     /// System call number; -1 outside of one.
     pub(crate) system_call: i64,
     pub(crate) arguments: [u64; 3],
-    pub(crate) code_segment: u64,
+    /// Upper bits of the register carry other state on CPUs with FRED (Linux 6.9).
+    pub(crate) code_segment: u16,
 }
 
-/// The current task's user registers.
+/// The current task's user registers. They lie at the top of the task's kernel stack; since Linux
+/// 5.15 a helper knows where, and the verifier knows what they are.
 #[inline(always)]
 pub(crate) fn registers() -> Option<Registers> {
-    let base = registers_address()?;
+    if config!(has_task_registers_helper) == 1 {
+        // SAFETY: the task is the current one, as the helper requires.
+        let base = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
+        return Some(Registers {
+            system_call: typed_field(base, KernelField::RegistersSystemCall)?,
+            arguments: [
+                typed_field(base, KernelField::RegistersArgument1)?,
+                typed_field(base, KernelField::RegistersArgument2)?,
+                typed_field(base, KernelField::RegistersArgument3)?,
+            ],
+            code_segment: typed_field(base, KernelField::RegistersCodeSegment)?,
+        });
+    }
+    let stack: *const u8 = field(current(), KernelField::TaskStack)?;
+    let distance = config!(stack_bytes).checked_sub(config!(registers_bytes))?;
+    // SAFETY: only an address is computed; reading it is checked by the helper.
+    let base = unsafe { stack.add(distance as usize) };
     Some(Registers {
         system_call: field(base, KernelField::RegistersSystemCall)?,
         arguments: [
@@ -64,20 +84,6 @@ pub(crate) fn registers() -> Option<Registers> {
         ],
         code_segment: field(base, KernelField::RegistersCodeSegment)?,
     })
-}
-
-/// They lie at the top of the task's kernel stack; since Linux 5.15 a helper knows where.
-#[inline(always)]
-fn registers_address() -> Option<*const u8> {
-    if config!(has_task_registers_helper) == 1 {
-        // SAFETY: the task is the current one, as the helper requires.
-        let address = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-        return Some(address as *const u8);
-    }
-    let stack: *const u8 = field(current(), KernelField::TaskStack)?;
-    let distance = config!(stack_bytes).checked_sub(config!(registers_bytes))?;
-    // SAFETY: only an address is computed; reading it is checked by the helper.
-    Some(unsafe { stack.add(distance as usize) })
 }
 
 /// Whether the last thread of the task's process is ending.

@@ -4,8 +4,6 @@
 //! relocations; hence this walker over the raw format (Documentation/bpf/btf.rst). Pure.
 #![deny(clippy::indexing_slicing)]
 
-use std::collections::{HashMap, HashSet};
-
 use thiserror::Error;
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -35,19 +33,17 @@ mod kind {
 const MAGIC: u16 = 0xeb9f;
 const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
+const ENUMERATOR_BYTES: usize = 8;
 /// Anonymous members and modifiers nest a few levels deep; more means a loop.
 const DEPTH: u32 = 32;
 
-/// Raw BTF with an index of what is looked up.
+/// Raw BTF with the place of each type. Names are looked up by a walk over all types, a millisecond
+/// each: an index of some 100,000 names would cost megabytes for a few dozen questions.
 pub struct KernelTypes {
     data: Vec<u8>,
     strings: usize,
     /// Position of each type by id; id 0 is void.
-    types: Vec<usize>,
-    structs: HashMap<String, u32>,
-    functions: HashSet<String>,
-    typedefs: HashSet<String>,
-    enumerators: HashSet<String>,
+    types: Vec<u32>,
 }
 
 impl KernelTypes {
@@ -56,10 +52,6 @@ impl KernelTypes {
             data,
             strings: 0,
             types: vec![0],
-            structs: HashMap::new(),
-            functions: HashSet::new(),
-            typedefs: HashSet::new(),
-            enumerators: HashSet::new(),
         };
         if types.word(0)? & 0xffff != u32::from(MAGIC) {
             return Err(Malformed(0));
@@ -80,34 +72,11 @@ impl KernelTypes {
                 kind::INT | kind::VAR | kind::DECL_TAG => 4,
                 kind::ARRAY => 12,
                 kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => count * MEMBER_BYTES,
-                kind::ENUM | kind::FUNC_PROTO => count * 8,
+                kind::ENUM | kind::FUNC_PROTO => count * ENUMERATOR_BYTES,
                 _ => 0,
             };
-            let id = self.types.len() as u32;
-            let name = self.string(self.word(at)?)?.to_owned();
-            match kind {
-                kind::STRUCT if !name.is_empty() => {
-                    self.structs.entry(name).or_insert(id);
-                }
-                kind::FUNC => {
-                    self.functions.insert(name);
-                }
-                kind::TYPEDEF => {
-                    self.typedefs.insert(name);
-                }
-                kind::ENUM if name == "bpf_func_id" || name.is_empty() => {
-                    for index in 0..count {
-                        let enumerator = self.word(at + TYPE_BYTES + index * 8)?;
-                        let name = self.string(enumerator)?;
-                        if name.starts_with("BPF_FUNC_") {
-                            let name = name.to_owned();
-                            self.enumerators.insert(name);
-                        }
-                    }
-                }
-                _ => {}
-            }
-            self.types.push(at);
+            self.types
+                .push(u32::try_from(at).map_err(|_| Malformed(at))?);
             at += TYPE_BYTES + extra;
         }
         Ok(())
@@ -115,24 +84,46 @@ impl KernelTypes {
 
     /// Whether the kernel has this function with type information.
     pub fn has_function(&self, name: &str) -> bool {
-        self.functions.contains(name)
+        self.find(kind::FUNC, name).is_some()
     }
 
     /// Whether BTF programs can attach to this tracepoint: it has a `btf_trace_` typedef.
     pub fn has_tracepoint(&self, name: &str) -> bool {
-        self.typedefs.contains(&format!("btf_trace_{name}"))
+        self.find(kind::TYPEDEF, &format!("btf_trace_{name}"))
+            .is_some()
     }
 
     /// Whether eBPF programs of some type may call this helper, named without `bpf_`.
     pub fn has_helper(&self, name: &str) -> bool {
-        self.enumerators.contains(&format!("BPF_FUNC_{name}"))
+        let wanted = format!("BPF_FUNC_{name}");
+        // The enumeration has no name of its own on kernels before 5.18.
+        self.types.iter().skip(1).any(|&at| {
+            let at = at as usize;
+            let Ok((kind::ENUM, count, _)) = self.info(at) else {
+                return false;
+            };
+            (0..count).any(|index| {
+                self.word(at + TYPE_BYTES + index * ENUMERATOR_BYTES)
+                    .is_ok_and(|name| self.string(name) == Ok(&wanted))
+            })
+        })
+    }
+
+    /// Id of the first type of this kind and name.
+    fn find(&self, wanted: u32, name: &str) -> Option<u32> {
+        let place = self.types.iter().skip(1).position(|&at| {
+            let at = at as usize;
+            self.info(at).is_ok_and(|(kind, ..)| kind == wanted)
+                && self.word(at).and_then(|text| self.string(text)) == Ok(name)
+        })?;
+        u32::try_from(place + 1).ok()
     }
 
     /// Byte offset of `struct.member.member`; `None` where this kernel has no such member, or where
     /// it is a bit field.
     pub fn offset(&self, path: &str) -> Option<u32> {
         let mut parts = path.split('.');
-        let mut id = *self.structs.get(parts.next()?)?;
+        let mut id = self.find(kind::STRUCT, parts.next()?)?;
         let mut bits = 0;
         for member in parts {
             let (offset, member_type) = self.member(id, member, DEPTH).ok()??;
@@ -144,7 +135,8 @@ impl KernelTypes {
 
     /// Size of a structure in bytes.
     pub fn size(&self, name: &str) -> Option<u32> {
-        let at = *self.types.get(*self.structs.get(name)? as usize)?;
+        let id = self.find(kind::STRUCT, name)?;
+        let at = *self.types.get(id as usize)? as usize;
         self.word(at + 8).ok()
     }
 
@@ -176,7 +168,7 @@ impl KernelTypes {
     /// Position of a type behind typedefs and qualifiers.
     fn resolve(&self, mut id: u32) -> Result<usize, Malformed> {
         for _ in 0..DEPTH {
-            let at = *self.types.get(id as usize).ok_or(Malformed(0))?;
+            let at = *self.types.get(id as usize).ok_or(Malformed(0))? as usize;
             match self.info(at)?.0 {
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
                     id = self.word(at + 8)?

@@ -31,8 +31,8 @@ use crate::{
 
 /// Pause between two looks at the ring buffer while records come, and while none do. The buffer
 /// holds far more than a node captures meanwhile.
-const BUSY_PAUSE: Duration = Duration::from_millis(4);
-const IDLE_PAUSE: Duration = Duration::from_millis(10);
+const BUSY_PAUSE: Duration = Duration::from_millis(8);
+const IDLE_PAUSE: Duration = Duration::from_millis(16);
 
 /// Batches that may wait for the engine: 4 MiB of records at the most, as much again as the ring
 /// buffer holds.
