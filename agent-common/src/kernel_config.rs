@@ -134,16 +134,16 @@ impl KernelConfig {
 mod user {
     use super::KernelConfig;
 
+    #[expect(
+        unsafe_code,
+        reason = "aya reads and writes map values and globals by Pod"
+    )]
     // SAFETY: repr(C), integers only, no padding (IntoBytes is derived), any bit pattern valid.
-    #[expect(
-        unsafe_code,
-        reason = "aya reads and writes map values and globals by Pod"
-    )]
     unsafe impl aya::Pod for KernelConfig {}
-    // SAFETY: as above.
     #[expect(
         unsafe_code,
         reason = "aya reads and writes map values and globals by Pod"
     )]
+    // SAFETY: as above.
     unsafe impl aya::Pod for crate::connection::ConnectionState {}
 }

@@ -1,6 +1,22 @@
 //! The kernel side: bytes, turns and identities out of the kernel. It gives bytes no meaning.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::inline_always,
+    reason = "a call between BPF functions costs a stack frame of the 512 bytes they share"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's attributes call hooks with an owned context"
+)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys and values of maps are passed by address, as the kernel's helpers take them"
+)]
+#![expect(
+    clippy::doc_markdown,
+    reason = "the lines `hook:` name kernel symbols in a fixed form that can be searched"
+)]
 
 mod connection;
 mod debug;

@@ -67,10 +67,10 @@ enum Part {
 }
 
 /// For a command of a developer, who ends it by Ctrl-C.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+const COMMAND_DEADLINE: Duration = Duration::from_hours(24);
 
 /// For the suite, which bounds each of its steps.
-const SUITE_DEADLINE: Duration = Duration::from_secs(15 * 60);
+const SUITE_DEADLINE: Duration = Duration::from_mins(15);
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     machine::ensure_programs()?;

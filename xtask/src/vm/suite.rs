@@ -32,8 +32,8 @@ pub(super) const PATHS: [&str; 3] = ["tracepoint", "fexit", "kretprobe"];
 
 /// What takes a second natively; guests are up to 50 times slower.
 const READY: Duration = Duration::from_secs(90);
-const SPANS: Duration = Duration::from_secs(60);
-const END: Duration = Duration::from_secs(60);
+const SPANS: Duration = Duration::from_mins(1);
+const END: Duration = Duration::from_mins(1);
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let directory = TemporaryDirectory::create("vm-suite")?;
@@ -93,7 +93,7 @@ impl Suite<'_> {
             .try_for_each(|each| self.workload.ask(each));
         let spans = || {
             workload::spans(
-                &fs::read_to_string(&agent_output(self.directory, capture)).unwrap_or_default(),
+                &fs::read_to_string(agent_output(self.directory, capture)).unwrap_or_default(),
             )
         };
         let complete = || {

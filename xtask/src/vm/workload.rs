@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Guests are up to 50 times slower in what these programs do; natively they start in 0.2 s.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// One worker; the same server by IPv4, IPv6 and a unix socket.
 const NGINX: &str = "
@@ -247,13 +247,7 @@ impl Exchange {
         wrong.or_else(|| {
             apart.map(|pair| {
                 let ((from, client), (to, server)) = (pair[0].0, pair[1].0);
-                format!(
-                    "{to} of {server} is no child of {from} of {client}",
-                    to = to,
-                    server = server,
-                    from = from,
-                    client = client
-                )
+                format!("{to} of {server} is no child of {from} of {client}")
             })
         })
     }
