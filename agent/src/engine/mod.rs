@@ -388,12 +388,9 @@ impl Engine {
             return;
         };
         let facts = ConnectionFacts::of(id, connection);
+        let runtime = self.processes.runtime(facts.unit.process);
         let discipline = |origin: Option<&connection::Origin>| match origin {
-            _ if self.processes.facts(facts.unit.process).map(Facts::runtime)
-                == Some(Runtime::Nginx) =>
-            {
-                Discipline::Loop
-            }
+            _ if runtime == Runtime::Nginx => Discipline::Loop,
             Some(origin) if !origin.non_blocking => Discipline::Blocking,
             _ => Discipline::Unknown,
         };
@@ -457,9 +454,7 @@ impl Engine {
     }
 
     fn is_nginx(&self, process: ProcessId) -> bool {
-        self.processes
-            .facts(process)
-            .is_some_and(|facts| facts.runtime() == Runtime::Nginx)
+        self.processes.runtime(process) == Runtime::Nginx
     }
 
     /// A process whose first connection was seen, maybe before anything else of it.

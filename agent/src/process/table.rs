@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 
 use super::{
-    Facts, Process,
+    Facts, Process, Runtime,
     text::{self, Environment},
 };
 use crate::event::{Exec, ProcessId};
@@ -30,6 +30,8 @@ struct Entry {
     /// Of the last exec seen; `None` when the program was running before the agent.
     exec_environment: Option<Environment>,
     revision: u64,
+    /// Of the facts; asked for with every record.
+    runtime: Runtime,
 }
 
 /// All processes that are, or recently were, traced.
@@ -147,6 +149,7 @@ impl ProcessTable {
             }
             facts.environment = environment;
         }
+        entry.runtime = facts.runtime();
         entry.facts = facts;
         entry.revision = self.next_revision;
         self.next_revision += 1;
@@ -204,6 +207,13 @@ impl ProcessTable {
     }
 
     /// The very process, or the one of its number where its start is unknown.
+    /// How the process works, as far as it is known.
+    pub fn runtime(&self, process: ProcessId) -> Runtime {
+        let entry = self.entries.get(&process);
+        let entry = entry.or_else(|| self.entries.get(&self.find(process)?));
+        entry.map_or(Runtime::Other, |entry| entry.runtime)
+    }
+
     fn find(&self, process: ProcessId) -> Option<ProcessId> {
         if self.entries.contains_key(&process) {
             return Some(process);
@@ -213,6 +223,7 @@ impl ProcessTable {
     }
 
     fn set(&mut self, id: ProcessId, mut entry: Entry) {
+        entry.runtime = entry.facts.runtime();
         if !self.entries.contains_key(&id) && self.entries.len() >= self.capacity {
             // Those that ended go first; if all live, any of them is as good as another.
             let oldest = self.ended.pop_front().map(|(_, id)| id);
