@@ -194,7 +194,7 @@ pub fn reason(error: &AttachError) -> String {
     match source {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            let lines: Vec<&str> = log.lines().filter(|line| is_complaint(line)).collect();
             let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join(" | ");
             if last.is_empty() {
                 format!("the kernel refused to load the program: {io_error}")
@@ -215,6 +215,12 @@ pub fn reason(error: &AttachError) -> String {
             text
         }
     }
+}
+
+/// Not one of the verifier's statistics, which follow the complaint.
+fn is_complaint(line: &str) -> bool {
+    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    !line.trim().is_empty() && STATISTICS.iter().all(|start| !line.starts_with(start))
 }
 
 fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<(), AttachError> {

@@ -39,6 +39,7 @@ http {
         listen 127.0.0.1:@PORT@;
         listen [::1]:@PORT@;
         listen unix:@DIR@/nginx.socket;
+        location /files { alias @DIR@/files; sendfile on; }
         location / { default_type text/plain; return 200 'hello\\n'; }
         location /proxied { proxy_pass http://127.0.0.1:@PYTHON@; }
     }
@@ -70,9 +71,15 @@ enum Via {
     Nginx,
     NginxByIpv6,
     NginxByUnixSocket,
+    /// The file server, and then on the same connection what [`Via::SameConnection`] asks for.
+    NginxTwice,
+    SameConnection,
 }
 
-pub(super) const EXCHANGES: [Exchange; 6] = [
+/// What is asked for on a connection that sent a file before.
+const NEXT: &str = "/next";
+
+pub(super) const EXCHANGES: [Exchange; 8] = [
     Exchange {
         name: "IPv4",
         path: "/plain",
@@ -114,6 +121,22 @@ pub(super) const EXCHANGES: [Exchange; 6] = [
         hops: &[CURL, NGINX_IN],
     },
     Exchange {
+        name: "sendfile",
+        path: "/files/large",
+        method: "GET",
+        status: 200,
+        via: Via::NginxTwice,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "after sendfile",
+        path: NEXT,
+        method: "GET",
+        status: 200,
+        via: Via::SameConnection,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
         name: "proxy",
         path: "/proxied",
         method: "GET",
@@ -140,6 +163,8 @@ impl Workload {
         for name in ["plain", "proxied"] {
             fs::write(files.join(name), "hello\n")?;
         }
+        // More than one call sends.
+        fs::write(files.join("large"), "x".repeat(300_000))?;
         let mut command = Command::new(interpreter);
         command.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]);
         command.arg(&files).arg(python_port.to_string());
@@ -170,16 +195,23 @@ impl Workload {
         }
         let host = match exchange.via {
             Via::Python => format!("127.0.0.1:{}", self.python_port),
-            Via::Nginx => format!("127.0.0.1:{}", self.port),
+            Via::SameConnection => return Ok(()),
+            Via::Nginx | Via::NginxTwice => format!("127.0.0.1:{}", self.port),
             Via::NginxByIpv6 => format!("[::1]:{}", self.port),
             Via::NginxByUnixSocket => {
                 curl.args(["--unix-socket", &self.socket]);
                 "localhost".to_owned()
             }
         };
-        let status = capture(curl.arg(format!("http://{host}{}", exchange.path)))?;
+        curl.arg(format!("http://{host}{}", exchange.path));
+        let mut expected = exchange.status.to_string();
+        if matches!(exchange.via, Via::NginxTwice) {
+            curl.args(["--output", "/dev/null"]).arg(format!("http://{host}{NEXT}"));
+            expected = expected.repeat(2);
+        }
+        let status = capture(&mut curl)?;
         ensure!(
-            status == exchange.status.to_string(),
+            status == expected,
             "{}: the server answered {status}",
             exchange.path
         );
