@@ -7,6 +7,8 @@ use aya::{
 use thiserror::Error;
 use tracing::debug;
 
+use super::btf::KernelTypes;
+
 /// The three ways to see what sockets move, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CapturePath {
@@ -66,18 +68,20 @@ struct Hook {
     required: bool,
     /// A hook of the same path without which this one would do harm.
     needs: Option<&'static str>,
+    /// Newer kernels do without the symbol and go through the other hooks.
+    is_passing: bool,
 }
 
 const fn tracepoint(name: &'static str, required: bool) -> Hook {
-    Hook { program: name, symbol: name, attachment: Attachment::BtfTracepoint, required, needs: None }
+    Hook { program: name, symbol: name, attachment: Attachment::BtfTracepoint, required, needs: None, is_passing: false }
 }
 
 const fn fexit(program: &'static str, symbol: &'static str, required: bool) -> Hook {
-    Hook { program, symbol, attachment: Attachment::Fexit, required, needs: None }
+    Hook { program, symbol, attachment: Attachment::Fexit, required, needs: None, is_passing: false }
 }
 
 const fn kprobe(program: &'static str, symbol: &'static str, required: bool) -> Hook {
-    Hook { program, symbol, attachment: Attachment::Kprobe, required, needs: None }
+    Hook { program, symbol, attachment: Attachment::Kprobe, required, needs: None, is_passing: false }
 }
 
 /// The end of unix sockets: without it the next socket at the address of one that is gone would be
@@ -89,6 +93,11 @@ const fn unix(hook: Hook) -> Hook {
     Hook { needs: Some(UNIX_END), ..hook }
 }
 
+/// A hook whose symbol newer kernels do without.
+const fn passing(hook: Hook) -> Hook {
+    Hook { is_passing: true, ..hook }
+}
+
 const TRACEPOINTS: &[Hook] =
     &[tracepoint("sock_send_length", true), tracepoint("sock_recv_length", true)];
 
@@ -98,6 +107,8 @@ const FEXITS: &[Hook] = &[
     fexit("inet_recvmsg_exit", "inet_recvmsg", true),
     fexit("inet6_sendmsg_exit", "inet6_sendmsg", false),
     fexit("inet6_recvmsg_exit", "inet6_recvmsg", false),
+    passing(fexit("inet_sendpage_exit", "inet_sendpage", false)),
+    passing(unix(fexit("unix_stream_sendpage_exit", "unix_stream_sendpage", false))),
     unix(fexit("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false)),
     unix(fexit("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false)),
 ];
@@ -111,6 +122,10 @@ const KRETPROBES: &[Hook] = &[
     kprobe("recvmsg_enter", "inet6_recvmsg", false),
     unix(kprobe("sendmsg_enter", "unix_stream_sendmsg", false)),
     unix(kprobe("recvmsg_enter", "unix_stream_recvmsg", false)),
+    passing(kprobe("sendmsg_enter", "inet_sendpage", false)),
+    passing(unix(kprobe("sendmsg_enter", "unix_stream_sendpage", false))),
+    passing(kprobe("sendmsg_return", "inet_sendpage", false)),
+    passing(unix(kprobe("sendmsg_return", "unix_stream_sendpage", false))),
     kprobe("sendmsg_return", "inet_sendmsg", true),
     kprobe("recvmsg_return", "inet_recvmsg", true),
     kprobe("sendmsg_return", "inet6_sendmsg", false),
@@ -158,10 +173,14 @@ pub enum AttachError {
 pub fn attach_path(
     ebpf: &mut Ebpf,
     btf: &Btf,
+    types: &KernelTypes,
     path: CapturePath,
 ) -> Result<Vec<Unattached>, AttachError> {
     let mut unattached = Vec::<Unattached>::new();
     for hook in path.hooks() {
+        if hook.is_passing && !types.has_function(hook.symbol) {
+            continue;
+        }
         if let Some(needed) = unattached.iter().find(|other| Some(other.symbol) == hook.needs) {
             let reason = format!("needs {}: {}", needed.symbol, needed.reason);
             unattached.push(Unattached { symbol: hook.symbol, reason });
