@@ -12,7 +12,8 @@ impl AgentLog {
 
     /// The capture path that was attached.
     pub(super) fn path(&self) -> Option<&str> {
-        self.lines("capture attached").find_map(|line| field(line, "path"))
+        self.lines("capture attached")
+            .find_map(|line| field(line, "path"))
     }
 
     /// Better paths than the attached one, each with its reason.
@@ -23,13 +24,17 @@ impl AgentLog {
 
     /// Why nothing could be attached.
     pub(super) fn failure(&self) -> Option<String> {
-        let (_, reason) = self.text.split_once("no way to capture works on this kernel: ")?;
+        let (_, reason) = self
+            .text
+            .split_once("no way to capture works on this kernel: ")?;
         reason.lines().next().map(str::to_owned)
     }
 
     /// Kernel symbols with a program on each of their hooks.
     pub(super) fn attached(&self) -> Vec<&str> {
-        let symbols = self.lines("hook attached").filter_map(|line| field(line, "hook"));
+        let symbols = self
+            .lines("hook attached")
+            .filter_map(|line| field(line, "hook"));
         let mut symbols: Vec<_> = symbols.collect();
         symbols.dedup();
         symbols
@@ -43,20 +48,23 @@ impl AgentLog {
 
     /// Features whose fields this kernel has, all of them.
     pub(super) fn features(&self) -> impl Iterator<Item = &str> {
-        self.lines("kernel has every field").filter_map(|line| field(line, "feature"))
+        self.lines("kernel has every field")
+            .filter_map(|line| field(line, "feature"))
     }
 
     /// Features that are off, each with the field that is missing.
     pub(super) fn missing_features(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.lines("this kernel lacks a field: no ").filter_map(|line| {
-            let (_, rest) = line.split_once("this kernel lacks a field: no ")?;
-            Some((rest.split(" field=").next()?, field(line, "field")?))
-        })
+        self.lines("this kernel lacks a field: no ")
+            .filter_map(|line| {
+                let (_, rest) = line.split_once("this kernel lacks a field: no ")?;
+                Some((rest.split(" field=").next()?, field(line, "field")?))
+            })
     }
 
     /// Whether a helper exists: `task_registers` or `socket_cookie`.
     pub(super) fn has_helper(&self, name: &str) -> bool {
-        self.lines("kernel helpers").any(|line| line.contains(&format!("{name}=true")))
+        self.lines("kernel helpers")
+            .any(|line| line.contains(&format!("{name}=true")))
     }
 
     /// What the summary at the end counts as lost.
@@ -66,7 +74,8 @@ impl AgentLog {
             return None;
         }
         let losses = summary.lines().map(str::trim);
-        let losses = losses.filter(|line| line.starts_with("lost: ") || line.starts_with("kernel: "));
+        let losses =
+            losses.filter(|line| line.starts_with("lost: ") || line.starts_with("kernel: "));
         Some(losses.collect::<Vec<_>>().join("; "))
     }
 
@@ -79,9 +88,9 @@ impl AgentLog {
 fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(&format!(" {name}=\""))?;
     // Values may hold quotes, escaped.
-    let end = rest.char_indices().find(|(at, character)| {
-        *character == '"' && !rest[..*at].ends_with('\\')
-    });
+    let end = rest
+        .char_indices()
+        .find(|(at, character)| *character == '"' && !rest[..*at].ends_with('\\'));
     Some(&rest[..end?.0])
 }
 

@@ -18,11 +18,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::{
     mount::{MountFlags, mount},
-    net::{
-        AddressFamily, SendFlags, SocketType,
-        netlink::SocketAddrNetlink,
-        sendto, socket,
-    },
+    net::{AddressFamily, SendFlags, SocketType, netlink::SocketAddrNetlink, sendto, socket},
     system::{RebootCommand, init_module, reboot},
 };
 
@@ -53,7 +49,10 @@ impl Job {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let count = OsString::from(self.environment.len().to_string());
         let mut bytes = Vec::new();
-        for text in [&self.directory, &count].into_iter().chain(&self.environment).chain(&self.command)
+        for text in [&self.directory, &count]
+            .into_iter()
+            .chain(&self.environment)
+            .chain(&self.command)
         {
             bytes.extend_from_slice(text.as_bytes());
             bytes.push(0);
@@ -63,11 +62,17 @@ impl Job {
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.strip_suffix(&[0])?;
-        let mut texts = bytes.split(|byte| *byte == 0).map(|text| OsString::from_vec(text.to_vec()));
+        let mut texts = bytes
+            .split(|byte| *byte == 0)
+            .map(|text| OsString::from_vec(text.to_vec()));
         let directory = texts.next()?;
         let count = texts.next()?.to_str()?.parse().ok()?;
         let environment = texts.by_ref().take(count).collect();
-        Some(Self { directory, environment, command: texts.collect() })
+        Some(Self {
+            directory,
+            environment,
+            command: texts.collect(),
+        })
     }
 }
 
@@ -100,7 +105,9 @@ fn prepare_and_run() -> Result<i32> {
 
 /// In the order of their names; those of a kernel that has them built in are not there.
 fn insert_modules(directory: &Path) -> Result<()> {
-    let mut modules: Vec<_> = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut modules: Vec<_> = fs::read_dir(directory)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
     modules.sort();
     for module in modules {
         init_module(&fs::read(&module)?, c"")
@@ -172,7 +179,12 @@ fn bring_up_loopback() -> Result<()> {
     message.extend(UP.to_ne_bytes());
     // Protocol 0 is NETLINK_ROUTE.
     let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None)?;
-    sendto(&socket, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+    sendto(
+        &socket,
+        &message,
+        SendFlags::empty(),
+        &SocketAddrNetlink::new(0, 0),
+    )?;
     Ok(())
 }
 
@@ -180,14 +192,19 @@ fn bring_up_loopback() -> Result<()> {
 fn execute(job: &Job) -> Result<i32> {
     let (program, arguments) = job.command.split_first().context("an empty command")?;
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(&job.directory).env_clear();
+    command
+        .args(arguments)
+        .current_dir(&job.directory)
+        .env_clear();
     for variable in &job.environment {
         let text = variable.to_string_lossy();
         if let Some((name, value)) = text.split_once('=') {
             command.env(name, value);
         }
     }
-    let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {}", program.display()))?;
     Ok(status.code().unwrap_or(128))
 }
 

@@ -55,7 +55,9 @@ pub(super) fn build(modules: &Path, job: &Job) -> Result<Vec<u8>> {
 /// Shared libraries and loader of a program, as its own loader names them.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = capture(Command::new("ldd").arg(program))?;
-    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    let paths = listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
     Ok(paths.map(PathBuf::from).collect())
 }
 
@@ -73,7 +75,11 @@ fn read_module(path: &Path) -> Result<Option<Vec<u8>>> {
         .arg(&packed)
         .output()
         .context("cannot run xz")?;
-    anyhow::ensure!(output.status.success(), "xz cannot unpack {}", packed.display());
+    anyhow::ensure!(
+        output.status.success(),
+        "xz cannot unpack {}",
+        packed.display()
+    );
     Ok(Some(output.stdout))
 }
 
@@ -105,8 +111,7 @@ impl Archive {
                 self.add(&parent.to_string_lossy(), DIRECTORY, &[]);
             }
         }
-        let content =
-            fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         self.add(&relative.to_string_lossy(), PROGRAM, &content);
         Ok(())
     }
@@ -138,7 +143,8 @@ impl Archive {
         ];
         self.bytes.extend_from_slice(b"070701");
         for field in header {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);

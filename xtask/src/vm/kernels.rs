@@ -35,10 +35,30 @@ enum Archive {
 
 /// Oldest first.
 pub(super) const KERNELS: [Kernel; 4] = [
-    Kernel { name: "5.10", suite: "bullseye-security", archive: Archive::Security, quick: true },
-    Kernel { name: "6.1", suite: "bookworm", archive: Archive::Main, quick: false },
-    Kernel { name: "6.12", suite: "bookworm-backports", archive: Archive::Main, quick: false },
-    Kernel { name: "newest", suite: "sid", archive: Archive::Main, quick: true },
+    Kernel {
+        name: "5.10",
+        suite: "bullseye-security",
+        archive: Archive::Security,
+        quick: true,
+    },
+    Kernel {
+        name: "6.1",
+        suite: "bookworm",
+        archive: Archive::Main,
+        quick: false,
+    },
+    Kernel {
+        name: "6.12",
+        suite: "bookworm-backports",
+        archive: Archive::Main,
+        quick: false,
+    },
+    Kernel {
+        name: "newest",
+        suite: "sid",
+        archive: Archive::Main,
+        quick: true,
+    },
 ];
 
 /// Depends on the current kernel of its suite.
@@ -95,14 +115,28 @@ impl Image {
     /// In an unpacked package: since 7.x all of it lies under `usr/lib/modules/VERSION`.
     fn find(name: &'static str, tree: &Path) -> Result<Self> {
         let modules = ["usr/lib/modules", "lib/modules"].map(|place| tree.join(place));
-        let release = modules.iter().find_map(|place| Some(fs::read_dir(place).ok()?.next()?.ok()?.path()));
+        let release = modules
+            .iter()
+            .find_map(|place| Some(fs::read_dir(place).ok()?.next()?.ok()?.path()));
         let directory = release.with_context(|| format!("no modules in {}", tree.display()))?;
-        let release = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let kernel = [directory.join("vmlinuz"), tree.join(format!("boot/vmlinuz-{release}"))]
-            .into_iter()
-            .find(|path| path.is_file())
-            .with_context(|| format!("no kernel in {}", tree.display()))?;
-        Ok(Self { name, release, kernel, modules: directory.join("kernel") })
+        let release = directory
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let kernel = [
+            directory.join("vmlinuz"),
+            tree.join(format!("boot/vmlinuz-{release}")),
+        ]
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("no kernel in {}", tree.display()))?;
+        Ok(Self {
+            name,
+            release,
+            kernel,
+            modules: directory.join("kernel"),
+        })
     }
 }
 
@@ -113,9 +147,19 @@ fn fetch(apt: &Apt, kernel: &Kernel, place: &Path) -> Result<()> {
     remove_directory(&scratch)?;
     let (archives, tree) = (scratch.join("archives"), scratch.join("tree"));
     fs::create_dir_all(&archives).and_then(|()| fs::create_dir_all(&tree))?;
-    capture(apt.command("apt-get").arg("download").args(&packages).current_dir(&archives))?;
+    capture(
+        apt.command("apt-get")
+            .arg("download")
+            .args(&packages)
+            .current_dir(&archives),
+    )?;
     for archive in fs::read_dir(&archives)? {
-        capture(Command::new("dpkg").arg("-x").arg(archive?.path()).arg(&tree))?;
+        capture(
+            Command::new("dpkg")
+                .arg("-x")
+                .arg(archive?.path())
+                .arg(&tree),
+        )?;
     }
     remove_directory(place)?;
     fs::rename(&tree, place).with_context(|| format!("cannot fill {}", place.display()))?;
@@ -136,7 +180,10 @@ impl Apt {
             .iter()
             .map(|kernel| {
                 let mirror = mirror(kernel.archive)?;
-                Ok(format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {} main\n", kernel.suite))
+                Ok(format!(
+                    "deb [arch=amd64 signed-by={KEYRING}] {mirror} {} main\n",
+                    kernel.suite
+                ))
             })
             .collect::<Result<_>>()?;
         let list = state.join("sources.list");
@@ -171,7 +218,9 @@ impl Apt {
             .find_map(|line| {
                 let mut columns = line.split('|').map(str::trim);
                 let (_, version, origin) = (columns.next()?, columns.next()?, columns.next()?);
-                origin.contains(&format!(" {}/", kernel.suite)).then(|| version.to_owned())
+                origin
+                    .contains(&format!(" {}/", kernel.suite))
+                    .then(|| version.to_owned())
             })
             .with_context(|| format!("{} has no {METAPACKAGE}", kernel.suite))?;
         let image = self.dependencies(&format!("{METAPACKAGE}={version}"), &["linux-image-"])?;
@@ -186,7 +235,9 @@ impl Apt {
     /// Dependencies of a package whose names begin with one of `prefixes`.
     fn dependencies(&self, package: &str, prefixes: &[&str]) -> Result<Vec<String>> {
         let shown = capture(self.command("apt-cache").args(["show", package]))?;
-        let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "));
+        let depends = shown
+            .lines()
+            .find_map(|line| line.strip_prefix("Depends: "));
         let names = depends.unwrap_or_default().split([',', '|']);
         Ok(names
             .filter_map(|dependency| dependency.split_whitespace().next())
@@ -200,9 +251,14 @@ impl Apt {
 fn mirror(archive: Archive) -> Result<String> {
     let listed = capture(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))
         .context("kernels come from Debian's archive by apt")?;
-    let mirror = listed.lines().map(|line| line.trim_end_matches('/')).find(|line| match archive {
-        Archive::Main => line.ends_with("/debian"),
-        Archive::Security => line.ends_with("/debian-security"),
-    });
-    mirror.map(str::to_owned).context("this machine's apt knows no mirror of Debian")
+    let mirror = listed
+        .lines()
+        .map(|line| line.trim_end_matches('/'))
+        .find(|line| match archive {
+            Archive::Main => line.ends_with("/debian"),
+            Archive::Security => line.ends_with("/debian-security"),
+        });
+    mirror
+        .map(str::to_owned)
+        .context("this machine's apt knows no mirror of Debian")
 }

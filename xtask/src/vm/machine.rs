@@ -30,7 +30,11 @@ const POLL: Duration = Duration::from_millis(50);
 const MEMORY: u32 = 2048;
 
 /// Words of a kernel that will not come back.
-const FATAL: [&str; 3] = ["Kernel panic", "rcu_sched self-detected stall", "rcu: INFO: rcu_"];
+const FATAL: [&str; 3] = [
+    "Kernel panic",
+    "rcu_sched self-detected stall",
+    "rcu: INFO: rcu_",
+];
 
 /// What a guest is started with.
 pub(super) struct Machine<'a> {
@@ -56,7 +60,10 @@ impl Machine<'_> {
             Ok(code) => Ok(code),
             Err(Fault::Run(error)) => Err(error),
             Err(Fault::Boot(error)) => {
-                say("vm", &format!("{}: tries once more: {error:#}", self.image.name));
+                say(
+                    "vm",
+                    &format!("{}: tries once more: {error:#}", self.image.name),
+                );
                 self.attempt(&mut line).map_err(|fault| match fault {
                     Fault::Boot(error) | Fault::Run(error) => error,
                 })
@@ -77,11 +84,16 @@ impl Machine<'_> {
                     Some(READY) => {
                         ready = Some(Instant::now());
                         let seconds = started.elapsed().as_secs_f64();
-                        say("vm", &format!("{}: up after {seconds:.0} s", self.image.name));
+                        say(
+                            "vm",
+                            &format!("{}: up after {seconds:.0} s", self.image.name),
+                        );
                     }
                     Some(rest) if rest.starts_with(EXIT) => {
                         let code = rest[EXIT.len()..].trim().parse();
-                        return code.context("an exit code that is none").map_err(Fault::Run);
+                        return code
+                            .context("an exit code that is none")
+                            .map_err(Fault::Run);
                     }
                     _ => line(&text),
                 }
@@ -103,7 +115,11 @@ impl Machine<'_> {
     fn fault(&self, ready: Option<Instant>, what: &str) -> Fault {
         let log = self.logs.join(format!("{}.serial.out", self.image.name));
         let error = anyhow::anyhow!("{}: {what}; its log is {}", self.image.name, log.display());
-        if ready.is_some() { Fault::Run(error) } else { Fault::Boot(error) }
+        if ready.is_some() {
+            Fault::Run(error)
+        } else {
+            Fault::Boot(error)
+        }
     }
 
     fn start(&self) -> Result<Guest> {
@@ -123,13 +139,23 @@ impl Machine<'_> {
             command.args(arguments);
             Running::start_as(privilege, name, self.logs, &mut command)
         };
-        let mut share = start(&format!("{name}.share"), &share_program()?, &share_arguments(&socket))?;
+        let mut share = start(
+            &format!("{name}.share"),
+            &share_program()?,
+            &share_arguments(&socket),
+        )?;
         share.wait_until("socket", Duration::from_secs(10), || socket.exists())?;
         let qemu = steps::find_program("qemu-system-x86_64")
             .context("qemu-system-x86_64 is not installed")?;
-        let qemu =
-            start(&format!("{name}.serial"), &qemu, &self.qemu_arguments(&socket, &initrd))?;
-        Ok(Guest { qemu, _share: share })
+        let qemu = start(
+            &format!("{name}.serial"),
+            &qemu,
+            &self.qemu_arguments(&socket, &initrd),
+        )?;
+        Ok(Guest {
+            qemu,
+            _share: share,
+        })
     }
 
     fn qemu_arguments(&self, socket: &Path, initrd: &Path) -> Vec<String> {
@@ -174,7 +200,10 @@ fn share_program() -> Result<PathBuf> {
 fn share_arguments(socket: &Path) -> Vec<String> {
     let socket = format!("--socket-path={}", socket.display());
     let rest = "-o source=/ -o cache=always -o sandbox=chroot --thread-pool-size=4";
-    [socket].into_iter().chain(rest.split(' ').map(str::to_owned)).collect()
+    [socket]
+        .into_iter()
+        .chain(rest.split(' ').map(str::to_owned))
+        .collect()
 }
 
 /// The growing file of what the guest says.
@@ -186,7 +215,10 @@ struct Serial {
 impl Serial {
     fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self { file, pending: Vec::new() })
+        Ok(Self {
+            file,
+            pending: Vec::new(),
+        })
     }
 
     /// Whole lines that came since the last call.
@@ -198,7 +230,10 @@ impl Serial {
         let rest = self.pending.split_off(end + 1);
         let whole = std::mem::replace(&mut self.pending, rest);
         let text = String::from_utf8_lossy(&whole);
-        Ok(text.lines().map(|line| line.trim_end_matches('\r').to_owned()).collect())
+        Ok(text
+            .lines()
+            .map(|line| line.trim_end_matches('\r').to_owned())
+            .collect())
     }
 }
 
@@ -206,7 +241,10 @@ impl Serial {
 pub(super) fn ensure_programs() -> Result<()> {
     share_program()?;
     for program in ["qemu-system-x86_64", "xz", "ldd"] {
-        ensure!(steps::find_program(program).is_some(), "{program} is not installed");
+        ensure!(
+            steps::find_program(program).is_some(),
+            "{program} is not installed"
+        );
     }
     if Privilege::detect() == Privilege::Missing {
         bail!("sharing the root with a guest needs root: run `sudo -v` first, or this as root");

@@ -25,8 +25,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use guest::{Job, MARKER};
 use kernels::{Freshness, Image, KERNELS, Kernel};
 use machine::Machine;
-pub(crate) use results::{TABLE, table};
 use results::{Results, Row};
+pub(crate) use results::{TABLE, table};
 
 use crate::{
     build,
@@ -67,15 +67,19 @@ enum Part {
 }
 
 /// For a command of a developer, who ends it by Ctrl-C.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+const COMMAND_DEADLINE: Duration = Duration::from_hours(24);
 
 /// For the suite, which bounds each of its steps.
-const SUITE_DEADLINE: Duration = Duration::from_secs(15 * 60);
+const SUITE_DEADLINE: Duration = Duration::from_mins(15);
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     machine::ensure_programs()?;
     let kernels = chosen(arguments)?;
-    let freshness = if arguments.update { Freshness::Current } else { Freshness::Cached };
+    let freshness = if arguments.update {
+        Freshness::Current
+    } else {
+        Freshness::Cached
+    };
     let images = kernels::images(&kernels, freshness)?;
     let logs = build::target_directory().join("vm");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
@@ -93,14 +97,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let rows = run_suite(image, &agent, &logs)?;
         for row in &rows {
             say("vm", &format!("{:<7} {}", image.name, row.line()));
-            failures.extend(row.failure(&image.release).map(|why| format!("{} {why}", image.name)));
+            failures.extend(
+                row.failure(&image.release)
+                    .map(|why| format!("{} {why}", image.name)),
+            );
         }
         let seconds = started.elapsed().as_secs_f64();
-        say("vm", &format!("{:<7} {} took {seconds:.0} s", image.name, image.release));
+        say(
+            "vm",
+            &format!("{:<7} {} took {seconds:.0} s", image.name, image.release),
+        );
         results.replace(image, rows);
     }
     results.write()?;
-    ensure!(failures.is_empty(), "not as it must be:\n  {}", failures.join("\n  "));
+    ensure!(
+        failures.is_empty(),
+        "not as it must be:\n  {}",
+        failures.join("\n  ")
+    );
     Ok(())
 }
 
@@ -114,12 +128,17 @@ pub(crate) fn run_in_guest(arguments: &GuestArguments) -> Result<()> {
 fn chosen(arguments: &Arguments) -> Result<Vec<&'static Kernel>> {
     for name in &arguments.kernel {
         let known = KERNELS.map(|kernel| kernel.name);
-        ensure!(known.contains(&name.as_str()), "{name} is none of {}", known.join(", "));
+        ensure!(
+            known.contains(&name.as_str()),
+            "{name} is none of {}",
+            known.join(", ")
+        );
     }
     let one_guest = !arguments.command.is_empty() && arguments.kernel.is_empty();
     ensure!(!one_guest, "a command needs --kernel");
     let wanted = |kernel: &&Kernel| {
-        let named = arguments.kernel.is_empty() || arguments.kernel.iter().any(|name| name == kernel.name);
+        let named =
+            arguments.kernel.is_empty() || arguments.kernel.iter().any(|name| name == kernel.name);
         named && (kernel.quick || !arguments.quick)
     };
     Ok(KERNELS.iter().filter(wanted).collect())
@@ -136,7 +155,12 @@ fn build_agent() -> Result<PathBuf> {
 fn run_command(images: &[Image], arguments: &Arguments, logs: &Path) -> Result<()> {
     let job = job(arguments.command.clone())?;
     for image in images {
-        let machine = Machine { image, job: &job, logs, deadline: COMMAND_DEADLINE };
+        let machine = Machine {
+            image,
+            job: &job,
+            logs,
+            deadline: COMMAND_DEADLINE,
+        };
         let code = machine.run(|line| println!("{line}"))?;
         ensure!(code == 0, "{}: the command ended with {code}", image.name);
     }
@@ -144,7 +168,8 @@ fn run_command(images: &[Image], arguments: &Arguments, logs: &Path) -> Result<(
 }
 
 fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
-    let python = capture(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]))?;
+    let python =
+        capture(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]))?;
     let own = env::current_exe().context("the path of this program is not known")?;
     let command = [
         own.as_os_str(),
@@ -156,15 +181,27 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
         python.trim().as_ref(),
     ];
     let job = job(command.map(OsString::from).to_vec())?;
-    let machine = Machine { image, job: &job, logs, deadline: SUITE_DEADLINE };
+    let machine = Machine {
+        image,
+        job: &job,
+        logs,
+        deadline: SUITE_DEADLINE,
+    };
     let mut rows = Vec::new();
     let code = machine.run(|line| {
-        if let Some(row) = line.split_once(MARKER).and_then(|(_, text)| Row::parse(text)) {
+        if let Some(row) = line
+            .split_once(MARKER)
+            .and_then(|(_, text)| Row::parse(text))
+        {
             rows.push(row);
         }
     })?;
     if code != 0 {
-        bail!("{}: the suite ended with {code}; see {}", image.name, logs.display());
+        bail!(
+            "{}: the suite ended with {code}; see {}",
+            image.name,
+            logs.display()
+        );
     }
     Ok(rows)
 }
@@ -177,5 +214,9 @@ fn job(command: Vec<OsString>) -> Result<Job> {
         variable.push(env::var_os(name)?);
         Some(variable)
     });
-    Ok(Job { directory: env::current_dir()?.into(), environment: environment.collect(), command })
+    Ok(Job {
+        directory: env::current_dir()?.into(),
+        environment: environment.collect(),
+        command,
+    })
 }

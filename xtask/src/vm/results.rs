@@ -45,13 +45,21 @@ impl Row {
         let owned = |(name, reason): (&str, &str)| (name.to_owned(), Some(reason.to_owned()));
         let fine = |name: &str| (name.to_owned(), None);
         let mut hooks: Vec<Verdict> = Vec::new();
-        for hook in log.attached().into_iter().map(fine).chain(log.unattached().map(owned)) {
+        for hook in log
+            .attached()
+            .into_iter()
+            .map(fine)
+            .chain(log.unattached().map(owned))
+        {
             // Entry and return are two programs on one symbol.
             if hooks.iter().all(|(symbol, _)| *symbol != hook.0) {
                 hooks.push(hook);
             }
         }
-        let features = log.features().map(fine).chain(log.missing_features().map(owned));
+        let features = log
+            .features()
+            .map(fine)
+            .chain(log.missing_features().map(owned));
         Self {
             path: log.path().unwrap_or_default().to_owned(),
             chosen: false,
@@ -66,7 +74,11 @@ impl Row {
     }
 
     pub(super) fn missing(path: &str, reason: &str) -> Self {
-        Self { path: path.to_owned(), reason: Some(reason.to_owned()), ..Self::default() }
+        Self {
+            path: path.to_owned(),
+            reason: Some(reason.to_owned()),
+            ..Self::default()
+        }
     }
 
     pub(super) fn to_text(&self) -> String {
@@ -83,8 +95,16 @@ impl Row {
             return format!("{:<10} -       {reason}", self.path);
         }
         let chosen = if self.chosen { "chosen" } else { "forced" };
-        let attached = self.hooks.iter().filter(|(_, reason)| reason.is_none()).count();
-        let right = self.exchanges.iter().filter(|(_, fault)| fault.is_none()).count();
+        let attached = self
+            .hooks
+            .iter()
+            .filter(|(_, reason)| reason.is_none())
+            .count();
+        let right = self
+            .exchanges
+            .iter()
+            .filter(|(_, fault)| fault.is_none())
+            .count();
         let (hooks, exchanges) = (self.hooks.len(), self.exchanges.len());
         let mut line = format!(
             "{:<10} {chosen}  {attached}/{hooks} hooks  {right}/{exchanges} exchanges right",
@@ -110,13 +130,18 @@ impl Row {
         if let Some(reason) = &self.reason {
             return (!is_absent).then(|| format!("{}: {reason}", self.path));
         }
-        let wrong: Vec<_> = self.wrong().map(|(name, why)| format!("{name}: {why}")).collect();
+        let wrong: Vec<_> = self
+            .wrong()
+            .map(|(name, why)| format!("{name}: {why}"))
+            .collect();
         (!wrong.is_empty()).then(|| format!("{}: {}", self.path, wrong.join("; ")))
     }
 }
 
 fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
+    let mut numbers = release
+        .split(['.', '-', '+'])
+        .map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -135,14 +160,19 @@ impl Results {
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let guests = serde_json::from_str(&text);
-                Ok(Self(guests.with_context(|| format!("{} is damaged", path.display()))?))
+                Ok(Self(guests.with_context(|| {
+                    format!("{} is damaged", path.display())
+                })?))
             }
             Err(_) => Ok(Self(BTreeMap::new())),
         }
     }
 
     pub(super) fn replace(&mut self, image: &Image, rows: Vec<Row>) {
-        let guest = Guest { release: image.release.clone(), rows };
+        let guest = Guest {
+            release: image.release.clone(),
+            rows,
+        };
         self.0.insert(image.name.to_owned(), guest);
     }
 
@@ -155,8 +185,15 @@ impl Results {
     }
 
     fn table(&self) -> String {
-        let guests: Vec<&Guest> = KERNELS.iter().filter_map(|kernel| self.0.get(kernel.name)).collect();
-        let mut table = Table { guests: &guests, text: String::new(), reasons: Vec::new() };
+        let guests: Vec<&Guest> = KERNELS
+            .iter()
+            .filter_map(|kernel| self.0.get(kernel.name))
+            .collect();
+        let mut table = Table {
+            guests: &guests,
+            text: String::new(),
+            reasons: Vec::new(),
+        };
         table.fill();
         table.finish()
     }
@@ -199,12 +236,19 @@ impl Table<'_> {
         }
         self.head("Hook, and the paths it is used on");
         for symbol in self.names(|row| &row.hooks) {
-            self.verdicts(&format!("`{symbol}`"), |guest| by_path(guest, &symbol, |row| &row.hooks));
+            self.verdicts(&format!("`{symbol}`"), |guest| {
+                by_path(guest, &symbol, |row| &row.hooks)
+            });
         }
         self.head("Feature");
         self.line("connection identity", |guest| {
             let cookie = guest.rows.iter().any(|row| row.has_socket_cookie);
-            if cookie { "socket cookie; kretprobe: address" } else { "socket address" }.to_owned()
+            if cookie {
+                "socket cookie; kretprobe: address"
+            } else {
+                "socket address"
+            }
+            .to_owned()
         });
         self.line("registers of the system call", |guest| {
             let helper = guest.rows.iter().any(|row| row.has_task_registers);
@@ -238,7 +282,8 @@ impl Table<'_> {
                 Ok(cell) => cell,
                 Err(reason) if reason.is_empty() => "-".to_owned(),
                 Err(reason) => {
-                    self.reasons.push(format!("- {name}, {}: {reason}", guest.release));
+                    self.reasons
+                        .push(format!("- {name}, {}: {reason}", guest.release));
                     "no".to_owned()
                 }
             });
@@ -284,7 +329,11 @@ fn by_path(
             None => {}
         }
     }
-    if reasons.is_empty() && !well.is_empty() { Ok(well.join(", ")) } else { Err(reasons.join("; ")) }
+    if reasons.is_empty() && !well.is_empty() {
+        Ok(well.join(", "))
+    } else {
+        Err(reasons.join("; "))
+    }
 }
 
 #[cfg(test)]
@@ -297,11 +346,17 @@ mod tests {
             path: "fexit".to_owned(),
             chosen: true,
             hooks: vec![fine("inet_sendmsg")],
-            exchanges: vec![fine("IPv4"), ("IPv6".to_owned(), Some("no span".to_owned()))],
+            exchanges: vec![
+                fine("IPv4"),
+                ("IPv6".to_owned(), Some("no span".to_owned())),
+            ],
             ..Row::default()
         };
         let rows = vec![Row::missing("tracepoint", "not in BTF"), row];
-        Guest { release: "5.10.0-1".to_owned(), rows }
+        Guest {
+            release: "5.10.0-1".to_owned(),
+            rows,
+        }
     }
 
     /// Rows survive the serial line, and missing things carry their reasons below the table.
@@ -315,8 +370,14 @@ mod tests {
         assert!(table.contains("| tracepoint | no |"), "{table}");
         assert!(table.contains("| `inet_sendmsg` | fexit |"), "{table}");
         assert!(table.contains("| IPv4 | fexit |"), "{table}");
-        assert!(table.contains("- tracepoint, 5.10.0-1: not in BTF"), "{table}");
-        assert!(table.contains("- IPv6, 5.10.0-1: fexit: no span"), "{table}");
+        assert!(
+            table.contains("- tracepoint, 5.10.0-1: not in BTF"),
+            "{table}"
+        );
+        assert!(
+            table.contains("- IPv6, 5.10.0-1: fexit: no span"),
+            "{table}"
+        );
     }
 
     /// The tracepoints may be missing where the kernel is too old for them, nothing else may.
@@ -325,6 +386,10 @@ mod tests {
         let [absent, row] = guest().rows.try_into().expect("two rows");
         assert_eq!(absent.failure("5.10.0-1"), None);
         assert!(absent.failure("6.12.1+deb").is_some());
-        assert!(row.failure("5.10.0-1").expect("IPv6 is wrong").contains("no span"));
+        assert!(
+            row.failure("5.10.0-1")
+                .expect("IPv6 is wrong")
+                .contains("no span")
+        );
     }
 }

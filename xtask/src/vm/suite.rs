@@ -32,13 +32,17 @@ pub(super) const PATHS: [&str; 3] = ["tracepoint", "fexit", "kretprobe"];
 
 /// What takes a second natively; guests are up to 50 times slower.
 const READY: Duration = Duration::from_secs(90);
-const SPANS: Duration = Duration::from_secs(60);
-const END: Duration = Duration::from_secs(60);
+const SPANS: Duration = Duration::from_mins(1);
+const END: Duration = Duration::from_mins(1);
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let directory = TemporaryDirectory::create("vm-suite")?;
     let workload = Workload::start(&directory.0, &arguments.python)?;
-    let suite = Suite { arguments, directory: &directory.0, workload: &workload };
+    let suite = Suite {
+        arguments,
+        directory: &directory.0,
+        workload: &workload,
+    };
 
     // The agent's own choice first: it says why the better ones cannot be had.
     let (mut chosen, log) = suite.row("auto")?;
@@ -68,7 +72,15 @@ impl Suite<'_> {
     fn row(&self, capture: &str) -> Result<(Row, AgentLog)> {
         let ready = self.directory.join(format!("{capture}.ready"));
         let mut command = Command::new(&self.arguments.agent);
-        command.args(["--all", "--exporter", "json", "--log-level", "debug", "--capture", capture]);
+        command.args([
+            "--all",
+            "--exporter",
+            "json",
+            "--log-level",
+            "debug",
+            "--capture",
+            capture,
+        ]);
         command.arg("--ready-file").arg(&ready);
         let mut agent = Running::start(&format!("agent-{capture}"), self.directory, &mut command)?;
         if let Err(error) = agent.wait_until("attached probe", READY, || ready.exists()) {
@@ -76,16 +88,31 @@ impl Suite<'_> {
             let reason = log.failure().unwrap_or_else(|| format!("{error:#}"));
             return Ok((Row::missing(capture, &reason), log));
         }
-        let answered: Result<()> = EXCHANGES.iter().try_for_each(|each| self.workload.ask(each));
-        let spans = || workload::spans(&fs::read_to_string(&agent_output(self.directory, capture)).unwrap_or_default());
-        let complete = || EXCHANGES.iter().all(|exchange| exchange.fault(&spans()).is_none());
+        let waiting = self.workload.wait_in_receive()?;
+        let answered: Result<()> = EXCHANGES
+            .iter()
+            .try_for_each(|each| self.workload.ask(each));
+        let spans = || {
+            workload::spans(
+                &fs::read_to_string(agent_output(self.directory, capture)).unwrap_or_default(),
+            )
+        };
+        let complete = || {
+            EXCHANGES
+                .iter()
+                .all(|exchange| exchange.fault(&spans()).is_none())
+        };
         // When they do not come in time, the row says which are missing.
         let _ = agent.wait_until("expected spans", SPANS, complete);
         agent.stop_within(END)?;
         answered?;
+        // Hooks left while a thread was inside the hooked function: it must come back unharmed.
+        waiting.finish()?;
         let log = AgentLog::new(agent.said());
         let spans = spans();
-        let faults = EXCHANGES.iter().map(|each| (each.name.to_owned(), each.fault(&spans)));
+        let faults = EXCHANGES
+            .iter()
+            .map(|each| (each.name.to_owned(), each.fault(&spans)));
         Ok((Row::of(&log, faults.collect()), log))
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::Command,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// Guests are up to 50 times slower in what these programs do; natively they start in 0.2 s.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// One worker; the same server by IPv4, IPv6 and a unix socket.
 const NGINX: &str = "
@@ -71,15 +72,21 @@ enum Via {
     Nginx,
     NginxByIpv6,
     NginxByUnixSocket,
+    /// The last of [`SHORT`] connections, one after the other: each may get the address of the
+    /// one before.
+    NginxByShortUnixSockets,
     /// The file server, and then on the same connection what [`Via::SameConnection`] asks for.
     NginxTwice,
     SameConnection,
 }
 
+/// Short connections before the one that counts.
+const SHORT: u32 = 20;
+
 /// What is asked for on a connection that sent a file before.
 const NEXT: &str = "/next";
 
-pub(super) const EXCHANGES: [Exchange; 8] = [
+pub(super) const EXCHANGES: [Exchange; 9] = [
     Exchange {
         name: "IPv4",
         path: "/plain",
@@ -118,6 +125,14 @@ pub(super) const EXCHANGES: [Exchange; 8] = [
         method: "GET",
         status: 200,
         via: Via::NginxByUnixSocket,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "short unix sockets",
+        path: "/short",
+        method: "GET",
+        status: 200,
+        via: Via::NginxByShortUnixSockets,
         hops: &[CURL, NGINX_IN],
     },
     Exchange {
@@ -178,12 +193,29 @@ impl Workload {
         fs::write(&configuration, text).context("cannot write nginx's configuration")?;
         let program = steps::find_program("nginx").context("nginx is not installed")?;
         let mut command = Command::new(program);
-        command.arg("-p").arg(directory).arg("-c").arg(&configuration);
+        command
+            .arg("-p")
+            .arg(directory)
+            .arg("-c")
+            .arg(&configuration);
         let mut nginx = Running::start("nginx", directory, &mut command)?;
         wait_for_port(&mut nginx, port)?;
         wait_for_port(&mut python, python_port)?;
         let socket = directory.join("nginx.socket").display().to_string();
-        Ok(Self { port, python_port, socket, _nginx: nginx, _python: python })
+        Ok(Self {
+            port,
+            python_port,
+            socket,
+            _nginx: nginx,
+            _python: python,
+        })
+    }
+
+    /// A connection whose server thread waits for its request.
+    pub(super) fn wait_in_receive(&self) -> Result<Waiting> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.python_port))?;
+        stream.set_read_timeout(Some(START))?;
+        Ok(Waiting(stream))
     }
 
     pub(super) fn ask(&self, exchange: &Exchange) -> Result<()> {
@@ -198,15 +230,24 @@ impl Workload {
             Via::SameConnection => return Ok(()),
             Via::Nginx | Via::NginxTwice => format!("127.0.0.1:{}", self.port),
             Via::NginxByIpv6 => format!("[::1]:{}", self.port),
-            Via::NginxByUnixSocket => {
+            Via::NginxByUnixSocket | Via::NginxByShortUnixSockets => {
                 curl.args(["--unix-socket", &self.socket]);
                 "localhost".to_owned()
             }
         };
-        curl.arg(format!("http://{host}{}", exchange.path));
         let mut expected = exchange.status.to_string();
+        if matches!(exchange.via, Via::NginxByShortUnixSockets) {
+            curl.args(["--header", "Connection: close"]);
+            for number in 0..SHORT {
+                curl.arg(format!("http://{host}/before/{number}"))
+                    .args(["--output", "/dev/null"]);
+            }
+            expected = expected.repeat(SHORT as usize + 1);
+        }
+        curl.arg(format!("http://{host}{}", exchange.path));
         if matches!(exchange.via, Via::NginxTwice) {
-            curl.args(["--output", "/dev/null"]).arg(format!("http://{host}{NEXT}"));
+            curl.args(["--output", "/dev/null"])
+                .arg(format!("http://{host}{NEXT}"));
             expected = expected.repeat(2);
         }
         let status = capture(&mut curl)?;
@@ -214,6 +255,24 @@ impl Workload {
             status == expected,
             "{}: the server answered {status}",
             exchange.path
+        );
+        Ok(())
+    }
+}
+
+/// A connection that is yet to say what it wants.
+pub(super) struct Waiting(TcpStream);
+
+impl Waiting {
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.0.write_all(b"GET /plain HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        self.0
+            .read_to_string(&mut answer)
+            .context("a thread that waited never came back")?;
+        ensure!(
+            answer.contains(" 200 "),
+            "a thread that waited answered {answer:?}"
         );
         Ok(())
     }
@@ -228,7 +287,9 @@ fn wait_for_port(process: &mut Running, port: u16) -> Result<()> {
 
 /// The spans the agent wrote, one JSON object a line; half a line at the end is left out.
 pub(super) fn spans(text: &str) -> Vec<Value> {
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 impl Exchange {
@@ -251,16 +312,23 @@ impl Exchange {
             by_hop.insert(*hop, span);
         }
         if own.len() != self.hops.len() {
-            return Some(format!("{} spans instead of {}", own.len(), self.hops.len()));
+            return Some(format!(
+                "{} spans instead of {}",
+                own.len(),
+                self.hops.len()
+            ));
         }
         let in_order: Vec<_> = self.hops.iter().map(|hop| (hop, by_hop[hop])).collect();
-        let wrong = in_order.iter().find_map(|(hop, span)| self.wrong_content(**hop, span));
-        let apart = in_order.windows(2).find(|pair| !is_parent(pair[0].1, pair[1].1));
+        let wrong = in_order
+            .iter()
+            .find_map(|(hop, span)| self.wrong_content(**hop, span));
+        let apart = in_order
+            .windows(2)
+            .find(|pair| !is_parent(pair[0].1, pair[1].1));
         wrong.or_else(|| {
             apart.map(|pair| {
                 let ((from, client), (to, server)) = (pair[0].0, pair[1].0);
-                format!("{to} of {server} is no child of {from} of {client}",
-                    to = to, server = server, from = from, client = client)
+                format!("{to} of {server} is no child of {from} of {client}")
             })
         })
     }
