@@ -45,8 +45,20 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     Ok(())
 }
 
+/// Writes one table of a page and leaves the others as they are.
+pub(crate) fn write_one(page: &Path, name: &str, table: &str) -> Result<()> {
+    let old = fs::read_to_string(page).with_context(|| format!("{}", page.display()))?;
+    let marker = format!("{}{name}{}", BEGIN.0, BEGIN.1);
+    let (before, rest) = old
+        .split_once(&marker)
+        .with_context(|| format!("no table {name}"))?;
+    let (_, after) = rest.split_once(END).context("a table without an end")?;
+    let new = [before, &marker, "\n\n", table, "\n\n", END, after].concat();
+    fs::write(page, new).with_context(|| format!("cannot write {}", page.display()))
+}
+
 /// Returns how many tables the page has.
-pub(crate) fn refresh(page: &Path, tables: &BTreeMap<String, String>, mode: Mode) -> Result<usize> {
+fn refresh(page: &Path, tables: &BTreeMap<String, String>, mode: Mode) -> Result<usize> {
     let old = fs::read_to_string(page).with_context(|| format!("{}", page.display()))?;
     let (new, count) = fill(&old, tables).with_context(|| format!("{}", page.display()))?;
     if new != old {

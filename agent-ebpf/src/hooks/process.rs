@@ -113,29 +113,25 @@ unsafe fn copy_strings(current: *const u8, program: *const u8, out: *mut u8) -> 
     let Some(place) = task::program_strings(current) else {
         return strings;
     };
-    let mut length = core::hint::black_box(place.end.saturating_sub(place.start));
-    // The verifier wants the bounds of the copy next to it.
-    if length > limits::PROGRAM_BYTES as u64 {
-        length = limits::PROGRAM_BYTES as u64;
-    }
     let offset =
         core::hint::black_box(strings.executable) as usize & (limits::EXECUTABLE_BYTES - 1);
+    let mut length = core::hint::black_box(place.end.saturating_sub(place.start) as u32);
+    // The verifier wants the bound right before the copy and in the width of the argument: before
+    // Linux 6.12 it loses it otherwise ("R2 min value is negative", "R2 unbounded memory access").
+    if length > limits::PROGRAM_BYTES as u32 {
+        length = limits::PROGRAM_BYTES as u32;
+    }
     // SAFETY: offset + length is at most what `out` has room for; the helper checks the source.
-    let failed = unsafe {
-        bpf_probe_read_user(
-            out.add(offset).cast(),
-            length as u32,
-            place.start as *const _,
-        )
-    };
+    let failed =
+        unsafe { bpf_probe_read_user(out.add(offset).cast(), length, place.start as *const _) };
     if failed == 0 {
-        let arguments = place.arguments_end.saturating_sub(place.start);
+        let arguments = place.arguments_end.saturating_sub(place.start) as u32;
         strings.arguments = if arguments < length {
             arguments
         } else {
             length
-        } as u32;
-        strings.environment = length as u32 - strings.arguments;
+        };
+        strings.environment = length - strings.arguments;
     }
     strings
 }

@@ -6,6 +6,9 @@
 //!       (struct socket *sock, struct msghdr *m, size_t size) -> int, since 5.5
 //! hook: fexit inet_recvmsg, inet6_recvmsg, unix_stream_recvmsg
 //!       (struct socket *sock, struct msghdr *m, size_t size, int flags) -> int, since 5.5
+//! hook: fexit inet_sendpage, unix_stream_sendpage
+//!       (struct socket *sock, struct page *page, int offset, size_t size, int flags) -> ssize_t,
+//!       gone in 6.5, where sendfile goes through the send functions
 //! fallback: kretprobe on the same functions, in `kretprobe.rs`
 
 use agent_common::{
@@ -29,6 +32,7 @@ use crate::{
     read::{
         field,
         sock::{Sock, Stream},
+        task,
     },
     scratch::{self, HEAD_BYTES, Scratch, Slot},
     user_buffer::{self, UserBuffer},
@@ -132,6 +136,39 @@ pub(crate) fn inet6_recvmsg_exit(ctx: FExitContext) -> i32 {
 #[fexit(function = "unix_stream_recvmsg")]
 pub(crate) fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
     received(&ctx, Slot::ReceiveUnix)
+}
+
+/// Pages of a file that sendfile or splice sent.
+#[fexit(function = "inet_sendpage")]
+pub(crate) fn inet_sendpage_exit(ctx: FExitContext) -> i32 {
+    count_pages(socket_sock(ctx.arg(0)), ctx.arg(5))
+}
+
+#[fexit(function = "unix_stream_sendpage")]
+pub(crate) fn unix_stream_sendpage_exit(ctx: FExitContext) -> i32 {
+    count_pages(socket_sock(ctx.arg(0)), ctx.arg(5))
+}
+
+/// There is no user buffer, so there is nothing to capture. A head was sent before, which made the
+/// connection's state and began the turn.
+#[inline(always)]
+fn count_pages(sock: *const u8, result: i32) -> i32 {
+    if result <= 0 || sock.is_null() || !process::is_traced(task::process_id()) {
+        return 0;
+    }
+    if let Some(state) = CONNECTIONS.get_ptr_mut(&Sock(sock).identity()) {
+        // SAFETY: as in `try_handle`.
+        let state = unsafe { &mut *state };
+        connection::place(state, Direction::Outbound);
+        connection::advance(
+            state,
+            Direction::Outbound,
+            result as u32,
+            emit::now_ns(),
+            [0; 8],
+        );
+    }
+    0
 }
 
 /// The one body of every socket data hook.

@@ -7,6 +7,8 @@ use aya::{
 use thiserror::Error;
 use tracing::debug;
 
+use super::btf::KernelTypes;
+
 /// The three ways to see what sockets move, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CapturePath {
@@ -66,6 +68,8 @@ struct Hook {
     required: bool,
     /// A hook of the same path without which this one would do harm.
     needs: Option<&'static str>,
+    /// Newer kernels do without the symbol and go through the other hooks.
+    is_passing: bool,
 }
 
 const fn tracepoint(name: &'static str, required: bool) -> Hook {
@@ -75,6 +79,7 @@ const fn tracepoint(name: &'static str, required: bool) -> Hook {
         attachment: Attachment::BtfTracepoint,
         required,
         needs: None,
+        is_passing: false,
     }
 }
 
@@ -85,6 +90,7 @@ const fn fexit(program: &'static str, symbol: &'static str, required: bool) -> H
         attachment: Attachment::Fexit,
         required,
         needs: None,
+        is_passing: false,
     }
 }
 
@@ -95,6 +101,7 @@ const fn kprobe(program: &'static str, symbol: &'static str, required: bool) -> 
         attachment: Attachment::Kprobe,
         required,
         needs: None,
+        is_passing: false,
     }
 }
 
@@ -106,6 +113,14 @@ const UNIX_END: &str = "unix_release";
 const fn unix(hook: Hook) -> Hook {
     Hook {
         needs: Some(UNIX_END),
+        ..hook
+    }
+}
+
+/// A hook whose symbol newer kernels do without.
+const fn passing(hook: Hook) -> Hook {
+    Hook {
+        is_passing: true,
         ..hook
     }
 }
@@ -124,6 +139,12 @@ const FEXITS: &[Hook] = &[
     fexit("inet_recvmsg_exit", "inet_recvmsg", true),
     fexit("inet6_sendmsg_exit", "inet6_sendmsg", false),
     fexit("inet6_recvmsg_exit", "inet6_recvmsg", false),
+    passing(fexit("inet_sendpage_exit", "inet_sendpage", false)),
+    passing(unix(fexit(
+        "unix_stream_sendpage_exit",
+        "unix_stream_sendpage",
+        false,
+    ))),
     unix(fexit(
         "unix_stream_sendmsg_exit",
         "unix_stream_sendmsg",
@@ -145,6 +166,14 @@ const KRETPROBES: &[Hook] = &[
     kprobe("recvmsg_enter", "inet6_recvmsg", false),
     unix(kprobe("sendmsg_enter", "unix_stream_sendmsg", false)),
     unix(kprobe("recvmsg_enter", "unix_stream_recvmsg", false)),
+    passing(kprobe("sendmsg_enter", "inet_sendpage", false)),
+    passing(unix(kprobe("sendmsg_enter", "unix_stream_sendpage", false))),
+    passing(kprobe("sendmsg_return", "inet_sendpage", false)),
+    passing(unix(kprobe(
+        "sendmsg_return",
+        "unix_stream_sendpage",
+        false,
+    ))),
     kprobe("sendmsg_return", "inet_sendmsg", true),
     kprobe("recvmsg_return", "inet_recvmsg", true),
     kprobe("sendmsg_return", "inet6_sendmsg", false),
@@ -195,10 +224,14 @@ pub enum AttachError {
 pub fn attach_path(
     ebpf: &mut Ebpf,
     btf: &Btf,
+    types: &KernelTypes,
     path: CapturePath,
 ) -> Result<Vec<Unattached>, AttachError> {
     let mut unattached = Vec::<Unattached>::new();
     for hook in path.hooks() {
+        if hook.is_passing && !types.has_function(hook.symbol) {
+            continue;
+        }
         if let Some(needed) = unattached
             .iter()
             .find(|other| Some(other.symbol) == hook.needs)
@@ -249,7 +282,7 @@ pub fn reason(error: &AttachError) -> String {
             verifier_log,
         } => {
             let log = verifier_log.to_string();
-            let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+            let lines: Vec<&str> = log.lines().filter(|line| is_complaint(line)).collect();
             let last = lines
                 .get(lines.len().saturating_sub(3)..)
                 .unwrap_or_default()
@@ -273,6 +306,12 @@ pub fn reason(error: &AttachError) -> String {
             text
         }
     }
+}
+
+/// Not one of the verifier's statistics, which follow the complaint.
+fn is_complaint(line: &str) -> bool {
+    const STATISTICS: [&str; 3] = ["verification time ", "stack depth ", "processed "];
+    !line.trim().is_empty() && STATISTICS.iter().all(|start| !line.starts_with(start))
 }
 
 fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<(), AttachError> {

@@ -109,7 +109,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
             // The helper wants a socket whose type the verifier knows.
             config.has_socket_cookie = 0;
         }
-        match try_path(&config, &btf, path) {
+        match try_path(&config, &btf, &types, path) {
             Ok((mut ebpf, mut unattached)) => {
                 unattached.extend(attach_always(&mut ebpf, &btf));
                 let report = Report {
@@ -145,6 +145,7 @@ enum PathError {
 fn try_path(
     config: &KernelConfig,
     btf: &Btf,
+    types: &KernelTypes,
     path: CapturePath,
 ) -> Result<(Ebpf, Vec<Unattached>), PathError> {
     let mut ebpf = EbpfLoader::new()
@@ -153,7 +154,7 @@ fn try_path(
         .map_max_entries("SCRATCH", path.scratch_slots())
         .load(OBJECT)
         .map_err(PathError::Object)?;
-    let unattached = attach_path(&mut ebpf, btf, path).map_err(PathError::Attach)?;
+    let unattached = attach_path(&mut ebpf, btf, types, path).map_err(PathError::Attach)?;
     Ok((ebpf, unattached))
 }
 

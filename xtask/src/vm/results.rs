@@ -181,13 +181,7 @@ impl Results {
         let path = results_file();
         let text = serde_json::to_string_pretty(&self.0)? + "\n";
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        let tables = BTreeMap::from([(TABLE.to_owned(), self.table())]);
-        codegen::refresh(
-            &steps::workspace().join(PAGE),
-            &tables,
-            codegen::Mode::Write,
-        )
-        .map(drop)
+        codegen::write_one(&steps::workspace().join(PAGE), TABLE, &self.table())
     }
 
     fn table(&self) -> String {

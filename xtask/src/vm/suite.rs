@@ -88,6 +88,7 @@ impl Suite<'_> {
             let reason = log.failure().unwrap_or_else(|| format!("{error:#}"));
             return Ok((Row::missing(capture, &reason), log));
         }
+        let waiting = self.workload.wait_in_receive()?;
         let answered: Result<()> = EXCHANGES
             .iter()
             .try_for_each(|each| self.workload.ask(each));
@@ -105,6 +106,8 @@ impl Suite<'_> {
         let _ = agent.wait_until("expected spans", SPANS, complete);
         agent.stop_within(END)?;
         answered?;
+        // Hooks left while a thread was inside the hooked function: it must come back unharmed.
+        waiting.finish()?;
         let log = AgentLog::new(agent.said());
         let spans = spans();
         let faults = EXCHANGES

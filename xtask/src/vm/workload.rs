@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::Command,
@@ -39,6 +40,7 @@ http {
         listen 127.0.0.1:@PORT@;
         listen [::1]:@PORT@;
         listen unix:@DIR@/nginx.socket;
+        location /files { alias @DIR@/files; sendfile on; }
         location / { default_type text/plain; return 200 'hello\\n'; }
         location /proxied { proxy_pass http://127.0.0.1:@PYTHON@; }
     }
@@ -70,9 +72,21 @@ enum Via {
     Nginx,
     NginxByIpv6,
     NginxByUnixSocket,
+    /// The last of [`SHORT`] connections, one after the other: each may get the address of the
+    /// one before.
+    NginxByShortUnixSockets,
+    /// The file server, and then on the same connection what [`Via::SameConnection`] asks for.
+    NginxTwice,
+    SameConnection,
 }
 
-pub(super) const EXCHANGES: [Exchange; 6] = [
+/// Short connections before the one that counts.
+const SHORT: u32 = 20;
+
+/// What is asked for on a connection that sent a file before.
+const NEXT: &str = "/next";
+
+pub(super) const EXCHANGES: [Exchange; 9] = [
     Exchange {
         name: "IPv4",
         path: "/plain",
@@ -114,6 +128,30 @@ pub(super) const EXCHANGES: [Exchange; 6] = [
         hops: &[CURL, NGINX_IN],
     },
     Exchange {
+        name: "short unix sockets",
+        path: "/short",
+        method: "GET",
+        status: 200,
+        via: Via::NginxByShortUnixSockets,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "sendfile",
+        path: "/files/large",
+        method: "GET",
+        status: 200,
+        via: Via::NginxTwice,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "after sendfile",
+        path: NEXT,
+        method: "GET",
+        status: 200,
+        via: Via::SameConnection,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
         name: "proxy",
         path: "/proxied",
         method: "GET",
@@ -140,6 +178,8 @@ impl Workload {
         for name in ["plain", "proxied"] {
             fs::write(files.join(name), "hello\n")?;
         }
+        // More than one call sends.
+        fs::write(files.join("large"), "x".repeat(300_000))?;
         let mut command = Command::new(interpreter);
         command.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]);
         command.arg(&files).arg(python_port.to_string());
@@ -171,6 +211,13 @@ impl Workload {
         })
     }
 
+    /// A connection whose server thread waits for its request.
+    pub(super) fn wait_in_receive(&self) -> Result<Waiting> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.python_port))?;
+        stream.set_read_timeout(Some(START))?;
+        Ok(Waiting(stream))
+    }
+
     pub(super) fn ask(&self, exchange: &Exchange) -> Result<()> {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--globoff", "--max-time", "60"]);
@@ -180,18 +227,52 @@ impl Workload {
         }
         let host = match exchange.via {
             Via::Python => format!("127.0.0.1:{}", self.python_port),
-            Via::Nginx => format!("127.0.0.1:{}", self.port),
+            Via::SameConnection => return Ok(()),
+            Via::Nginx | Via::NginxTwice => format!("127.0.0.1:{}", self.port),
             Via::NginxByIpv6 => format!("[::1]:{}", self.port),
-            Via::NginxByUnixSocket => {
+            Via::NginxByUnixSocket | Via::NginxByShortUnixSockets => {
                 curl.args(["--unix-socket", &self.socket]);
                 "localhost".to_owned()
             }
         };
-        let status = capture(curl.arg(format!("http://{host}{}", exchange.path)))?;
+        let mut expected = exchange.status.to_string();
+        if matches!(exchange.via, Via::NginxByShortUnixSockets) {
+            curl.args(["--header", "Connection: close"]);
+            for number in 0..SHORT {
+                curl.arg(format!("http://{host}/before/{number}"))
+                    .args(["--output", "/dev/null"]);
+            }
+            expected = expected.repeat(SHORT as usize + 1);
+        }
+        curl.arg(format!("http://{host}{}", exchange.path));
+        if matches!(exchange.via, Via::NginxTwice) {
+            curl.args(["--output", "/dev/null"])
+                .arg(format!("http://{host}{NEXT}"));
+            expected = expected.repeat(2);
+        }
+        let status = capture(&mut curl)?;
         ensure!(
-            status == exchange.status.to_string(),
+            status == expected,
             "{}: the server answered {status}",
             exchange.path
+        );
+        Ok(())
+    }
+}
+
+/// A connection that is yet to say what it wants.
+pub(super) struct Waiting(TcpStream);
+
+impl Waiting {
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.0.write_all(b"GET /plain HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        self.0
+            .read_to_string(&mut answer)
+            .context("a thread that waited never came back")?;
+        ensure!(
+            answer.contains(" 200 "),
+            "a thread that waited answered {answer:?}"
         );
         Ok(())
     }
