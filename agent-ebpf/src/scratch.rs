@@ -41,7 +41,7 @@ pub(crate) fn area(slot: Slot) -> Option<*mut Scratch> {
 /// Both pointers are valid for `T` and aligned to 8; `T` has no padding.
 #[inline(always)]
 pub(crate) unsafe fn copy_words<T: Copy>(to: *mut T, from: *const T) {
-    const { assert!(size_of::<T>() % 8 == 0 && size_of::<T>() <= 256) };
+    const { assert!(size_of::<T>().is_multiple_of(8) && size_of::<T>() <= 256) };
     let mut index = 0;
     while index < size_of::<T>() / 8 {
         // SAFETY: inside `T`, as the caller promises; volatile keeps the loop from being fused.
@@ -59,7 +59,7 @@ pub(crate) unsafe fn copy_words<T: Copy>(to: *mut T, from: *const T) {
 /// As for [`copy_words`]; zero is valid for `T`.
 #[inline(always)]
 pub(crate) unsafe fn zero_words<T: Copy>(to: *mut T) {
-    const { assert!(size_of::<T>() % 8 == 0 && size_of::<T>() <= 256) };
+    const { assert!(size_of::<T>().is_multiple_of(8) && size_of::<T>() <= 256) };
     let mut index = 0;
     while index < size_of::<T>() / 8 {
         // SAFETY: inside `T`, as the caller promises.
@@ -70,6 +70,6 @@ pub(crate) unsafe fn zero_words<T: Copy>(to: *mut T) {
 
 const _: () = assert!(size_of::<Scratch>() <= 32 * 1024, "PCPU_MIN_UNIT_SIZE");
 const _: () = assert!(
-    HEAD_BYTES % 8 == 0,
+    HEAD_BYTES.is_multiple_of(8),
     "captured bytes follow the head without padding"
 );

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::check::capability::CapabilitySet;
+use crate::capability::CapabilitySet;
 
 /// Something failed while running.
 pub const EXIT_RUNTIME: u8 = 1;

@@ -9,6 +9,7 @@
 //! pure, and `engine` composes it: a recording of ring-buffer records replays to the same spans.
 #![forbid(unsafe_code)]
 
+pub mod capability;
 pub mod check;
 pub mod cli;
 pub mod config;

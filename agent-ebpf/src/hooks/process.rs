@@ -38,7 +38,13 @@ pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
 /// process that the user may have chosen by its executable is traced until that is decided, or
 /// its first requests, and all of a short-lived one, would be missed.
 #[inline(always)]
+#[expect(
+    clippy::cast_ptr_alignment,
+    reason = "the record lies inside the area at a multiple of 8"
+)]
 fn try_exec(program: *const u8) -> Option<()> {
+    const LENGTH: usize = size_of::<ProcessExec>();
+
     let current = task::current();
     let unit = task::unit(current)?;
     let mut traced = process::traced(unit.process_id);
@@ -55,7 +61,6 @@ fn try_exec(program: *const u8) -> Option<()> {
     let area = scratch::area(Slot::Exec)?;
     // SAFETY: `bytes` has room for both bounds.
     let strings = unsafe { copy_strings(current, program, (&raw mut (*area).bytes).cast()) };
-    const LENGTH: usize = size_of::<ProcessExec>();
     // SAFETY: the record ends where the captured bytes begin, inside the area and aligned to 8;
     // nobody else uses this slot now; all bit patterns are valid.
     let record = unsafe {

@@ -195,15 +195,14 @@ fn try_handle(transfer: &Transfer, unit: ExecutionUnit) -> Option<()> {
     }
     let sock = Sock(transfer.sock);
     let identity = sock.identity();
-    let state = match CONNECTIONS.get_ptr_mut(&identity) {
-        Some(state) => state,
-        None => {
-            let stream = sock.stream()?;
-            if ended {
-                return None;
-            }
-            open(sock, stream, identity, unit, transfer.slot)?
+    let state = if let Some(state) = CONNECTIONS.get_ptr_mut(&identity) {
+        state
+    } else {
+        let stream = sock.stream()?;
+        if ended {
+            return None;
         }
+        open(sock, stream, identity, unit, transfer.slot)?
     };
     // SAFETY: a pointer into the map's value; concurrent calls on one socket may mix counts, which
     // shows as a gap, never as memory unsafety.

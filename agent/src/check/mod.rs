@@ -4,7 +4,6 @@
 //! [`system`] reads the machine, [`render`] writes the page, [`targets`] looks at the processes.
 //! What only loading a program can tell comes from the kernel side as a [`KernelReport`].
 
-pub mod capability;
 pub mod render;
 pub mod system;
 pub mod targets;

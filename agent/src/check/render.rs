@@ -171,7 +171,7 @@ fn write_targets(page: &mut Writer, targets: &[Target]) {
 mod tests {
     use super::*;
     use crate::{
-        check::capability::CapabilitySet,
+        capability::CapabilitySet,
         event::ProcessId,
         process::{
             Facts, Process,

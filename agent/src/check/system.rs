@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context as _;
 
-use super::capability::CapabilitySet;
+use crate::capability::CapabilitySet;
 use crate::{enrich::Host, failure::Failure};
 
 /// First kernel with `BPF_MAP_TYPE_RINGBUF`, `CAP_BPF` and `CAP_PERFMON`.

@@ -3,12 +3,13 @@
 //!
 //! | what comes | what happens |
 //! |---|---|
-//! | first bytes | kept until [`crate::protocol::detect`] is sure; then handed on with all before them |
+//! | first bytes | kept until [`crate::protocol::detect`] is sure; then handed on, oldest first |
 //! | bytes | handed to the session; a hole before them is told first |
 //! | bytes of a new turn | what flowed uncaptured the other way is told first |
 //! | closing steps | what flowed is told, then the ends of the flows, in the order they ended |
 //! | nothing, while the session awaits an end | the kernel is asked how far the flow has come |
 
+mod beginning;
 pub mod stream;
 pub mod table;
 pub mod tracker;

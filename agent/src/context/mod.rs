@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `header` | the parent's ids stood in the request's `traceparent` |
 //! | `local_wire` | both ends of one connection were seen on this host, at the same byte |
-//! | `thread` | a blocking server's thread made the call between reading the request and answering it |
+//! | `thread` | a blocking server's thread made the call between request and answer |
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //!
 //! A request whose parent is not proven has none.

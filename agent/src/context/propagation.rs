@@ -19,7 +19,7 @@ pub fn extract(headers: &TraceHeaders) -> Option<RemoteContext> {
     if let Some(state) = headers.tracestate.as_deref()
         && state.len() <= STATE_BYTES
     {
-        context.state = state.trim().to_owned();
+        state.trim().clone_into(&mut context.state);
     }
     Some(context)
 }

@@ -2,8 +2,8 @@
 //!
 //! | program | name | example |
 //! |---|---|---|
-//! | interpreter with a script | stem of the script's file name | `python3 /srv/cart.py` is `cart` |
-//! | script with a name of no meaning | its directory's name | `node /srv/shop/server.js` is `shop` |
+//! | interpreter with a script | stem of its file name | `python3 /srv/cart.py` is `cart` |
+//! | script of a meaningless name | its directory's name | `node /srv/shop/server.js` is `shop` |
 //! | `python -m MODULE` | the module | `python -m gunicorn cart:app` is `gunicorn` |
 //! | `java -jar FILE` | stem of the file, version cut | `java -jar shop-1.2.jar` is `shop` |
 //! | `java CLASS` | last part of the class | `java org.shop.Main` is `Main` |

@@ -6,6 +6,10 @@
 //!
 //! Every exporter has its own bounded queue, so one that is slow or stuck harms no other and
 //! never the engine. What does not fit is dropped, newest first, and counted by service.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "edge: sockets, certificates, and the clocks of deadlines and batches"
+)]
 
 pub mod batch;
 pub mod otlp;

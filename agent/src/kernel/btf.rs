@@ -171,7 +171,7 @@ impl KernelTypes {
             let at = *self.types.get(id as usize).ok_or(Malformed(0))? as usize;
             match self.info(at)?.0 {
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
-                    id = self.word(at + 8)?
+                    id = self.word(at + 8)?;
                 }
                 _ => return Ok(at),
             }
@@ -231,7 +231,7 @@ mod tests {
         types.extend([0, kind::UNION << 24 | 1, 4, name("c"), 1, 0]); // 2
         types.extend([0, kind::STRUCT << 24 | 2, 8, name("b"), 1, 0, 0, 2, 32]); // 3
         types.extend([name("outer"), 1 << 31 | kind::STRUCT << 24 | 3, 16]); // 4
-        types.extend([name("a"), 1, 0, 0, 3, 32, name("d"), 1, 3 << 24 | 97]);
+        types.extend([name("a"), 1, 0, 0, 3, 32, name("d"), 1, 3 << 24 | 0x61]);
         types.extend([name("sock_send"), kind::FUNC << 24, 0]); // 5
         types.extend([name("btf_trace_x"), kind::TYPEDEF << 24, 1]); // 6
         let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();

@@ -83,9 +83,10 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     };
     let (sink, exporters) = export::start(&config.export, &metrics, &Handle::current())?;
 
-    let held = match config.command.is_empty() {
-        true => None,
-        false => Some(start_command(&config).await?),
+    let held = if config.command.is_empty() {
+        None
+    } else {
+        Some(start_command(&config).await?)
     };
     let procfs = ProcFs::open()?;
     let loaded = kernel::load(&kernel_settings(&config)).map_err(load_failure)?;
@@ -94,7 +95,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     let recording = Recording::from_environment(procfs.boot_seconds())?;
     let engine_config = engine::Config {
         host: system::host(),
-        sampler: config.sampler.clone(),
+        sampler: config.sampler,
         boot_seconds: procfs.boot_seconds(),
         seed: rand::random(),
     };

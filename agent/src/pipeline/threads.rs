@@ -139,8 +139,8 @@ impl Threads {
 
 /// Moves records from the ring buffer to the queue, until it is told to stop and none are left.
 ///
-/// Nothing is dropped here: while the queue is full the batch grows, and when that has its full size
-/// the records stay in the ring buffer. What does not fit there is counted on the kernel side.
+/// Nothing is dropped here: while the queue is full the batch grows, and when that has its full
+/// size the records stay in the ring buffer. What does not fit there is counted on the kernel side.
 fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics: &SelfMetrics) {
     let Source { mut ring, drops } = source;
     let mut lost = 0;

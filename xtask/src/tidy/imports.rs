@@ -4,7 +4,7 @@
 use super::{Finding, Source};
 
 /// A module and what it may import, in the order of the data's flow. All may import `self_metrics`.
-const MAY_IMPORT: [(&str, &[&str]); 21] = [
+const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("self_metrics", &[]),
     ("span", &[]),
     ("event", &["agent_common"]),
@@ -18,8 +18,8 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("kernel", &["agent_common", "event", "process"]),
     ("export", &["span"]),
     ("cli", &[]),
-    // The set of capabilities that a refusal names; both are values without behaviour.
-    ("failure", &["check"]),
+    ("capability", &[]),
+    ("failure", &["capability"]),
     ("ledger", &["agent_common"]),
     ("config", CONFIG),
     ("launch", &["failure", "process"]),
@@ -28,6 +28,7 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
         "check",
         &[
             "agent_common",
+            "capability",
             "config",
             "enrich",
             "event",

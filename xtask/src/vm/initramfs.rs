@@ -162,7 +162,7 @@ impl Archive {
 mod tests {
     use super::*;
 
-    /// The header has the fields in the format's order, and everything begins at a multiple of four.
+    /// The header has the fields in the format's order, and all begins at a multiple of four.
     #[test]
     fn archive_layout() {
         let mut archive = Archive::default();

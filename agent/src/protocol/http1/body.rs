@@ -5,7 +5,7 @@
 //! | state        | ends by                          | hole                                      |
 //! |--------------|----------------------------------|-------------------------------------------|
 //! | `Length`     | counting                         | counted                                   |
-//! | chunk data   | counting, then CR LF             | counted; more than the CR LF after it: lost |
+//! | chunk data   | counting, then CR LF             | counted; more than CR LF after it: lost |
 //! | chunk framing| size 0, trailers, an empty line  | lost                                      |
 //! | `Lost`       | CR LF `0` CR LF CR LF, turn, close | stays lost                              |
 //! | `UntilTurn`  | the next request's turn, close   | stays                                     |

@@ -1,9 +1,6 @@
 //! Runs `vectors/`: see the README there for the format and where the bytes come from.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "vectors are ours, and a test that reads past its end should panic"
-)]
+mod format;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::protocol::detect::{Detection, Opening, detect};
 use crate::protocol::{Address, EndCause, Endpoint, Flow, Input, Progress, Session, Standing};
 use crate::span::{Kind, Status, Value};
+
+use format::{Step, Vector, What, parse};
 
 macro_rules! vectors {
     ($($name:literal)*) => {
@@ -103,119 +102,6 @@ const CAUSES: [EndCause; 4] = [
     EndCause::TimedOut,
     EndCause::Unobserved,
 ];
-
-#[derive(Clone, Debug)]
-struct Vector {
-    kind: Kind,
-    complete: bool,
-    steps: Vec<Step>,
-    expected: String,
-}
-
-#[derive(Clone, Debug)]
-struct Step {
-    flow: Flow,
-    time_ns: u64,
-    /// Only of a whole input: the rest of a split one does not begin a turn.
-    turn_start: bool,
-    what: What,
-}
-
-#[derive(Clone, Debug)]
-enum What {
-    Bytes(Vec<u8>),
-    Skip(u64, [u8; 8]),
-    End(EndCause),
-}
-
-fn parse(text: &str) -> Vector {
-    let (input, expected) = text
-        .split_once("\nexpect\n")
-        .expect("a vector has an expect line");
-    let mut vector = Vector {
-        kind: Kind::Server,
-        complete: true,
-        steps: Vec::new(),
-        expected: expected.to_owned(),
-    };
-    for line in input.lines() {
-        if let Some(quoted) = line
-            .strip_prefix("  \"")
-            .and_then(|rest| rest.strip_suffix('"'))
-        {
-            let bytes = unescape(quoted);
-            match &mut vector.steps.last_mut().expect("bytes follow a flow").what {
-                What::Bytes(data) => data.extend(bytes),
-                What::Skip(_, tail) => {
-                    let from = tail.len() - bytes.len();
-                    tail[from..].copy_from_slice(&bytes);
-                }
-                What::End(_) => panic!("an end has no bytes"),
-            }
-        } else if line.starts_with(['<', '>']) {
-            let step = parse_step(line, vector.steps.last());
-            vector.steps.push(step);
-        } else {
-            match line {
-                "kind: server" => vector.kind = Kind::Server,
-                "kind: client" => vector.kind = Kind::Client,
-                "older: yes" => vector.complete = false,
-                _ => assert!(line.starts_with('#'), "not understood: {line}"),
-            }
-        }
-    }
-    vector
-}
-
-fn parse_step(line: &str, before: Option<&Step>) -> Step {
-    let words: Vec<&str> = line.split(' ').collect();
-    let flow = if words[0] == ">" {
-        Flow::Request
-    } else {
-        Flow::Response
-    };
-    let what = match words[2..] {
-        [] => What::Bytes(Vec::new()),
-        ["skip", length] => What::Skip(length.parse().expect("a length"), [0; 8]),
-        ["end", cause] => What::End(match cause {
-            "closed" => EndCause::Closed,
-            "reset" => EndCause::Reset,
-            "timed_out" => EndCause::TimedOut,
-            "unobserved" => EndCause::Unobserved,
-            _ => panic!("no cause: {line}"),
-        }),
-        _ => panic!("not understood: {line}"),
-    };
-    let turn_start = before.is_none_or(|before| before.flow != flow);
-    Step {
-        flow,
-        time_ns: words[1].parse().expect("a time"),
-        turn_start,
-        what,
-    }
-}
-
-fn unescape(quoted: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut characters = quoted.chars();
-    while let Some(character) = characters.next() {
-        if character != '\\' {
-            bytes.push(u8::try_from(character).expect("vectors are ASCII"));
-            continue;
-        }
-        bytes.push(match characters.next() {
-            Some('r') => b'\r',
-            Some('n') => b'\n',
-            Some('x') => {
-                let digits: String = characters.by_ref().take(2).collect();
-                u8::from_str_radix(&digits, 16).expect("two hexadecimal digits")
-            }
-            Some(other) => u8::try_from(other).expect("vectors are ASCII"),
-            None => panic!("a lone backslash"),
-        });
-    }
-    bytes
-}
 
 fn endpoint(vector: &Vector) -> Endpoint {
     let address = |last, port| Address::Inet {
