@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::prepare(Purpose::Show)?;
     let binary = match &arguments.agent {
         Some(binary) => binary.clone(),
-        None => build::agent()?,
+        None => build::agent(build::Profile::Quick)?,
     };
     let directory = TemporaryDirectory::create("demo")?;
     let shop = Shop::open(&directory.0)?;

@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let binary = match &arguments.agent {
         Some(binary) => binary.clone(),
-        None => build::agent()?,
+        None => build::agent(build::Profile::Release)?,
     };
     let recordings = steps::workspace().join("tests/recordings");
     let directory = TemporaryDirectory::create("record")?;

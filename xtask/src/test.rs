@@ -8,7 +8,8 @@ use std::{env, process::Command};
 use anyhow::Result;
 
 use crate::{
-    build, check,
+    build::{self, Profile},
+    check,
     setup::{self, Purpose},
     steps::{self, Privilege, say},
 };
@@ -17,7 +18,7 @@ pub(crate) fn run() -> Result<()> {
     setup::prepare(Purpose::Test)?;
     check::run()?;
     // Tests judge the agent that users get.
-    let agent = build::agent()?;
+    let agent = build::agent(Profile::Release)?;
     let python = setup::python()?;
 
     let mut manifests = Command::new(&python);
@@ -35,6 +36,8 @@ pub(crate) fn run() -> Result<()> {
     let mut settings = vec![
         ("AGENT_BIN", agent.display().to_string()),
         ("OTLP_RECEIVER_PYTHON", python.display().to_string()),
+        // Tests on the running kernel load the machine; one after the other they are judged alone.
+        ("RUST_TEST_THREADS", "1".to_owned()),
     ];
     match Privilege::detect() {
         Privilege::Root => settings.push(("REQUIRE_ROOT", "1".to_owned())),

@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::prepare(Purpose::Show)?;
     let binary = match &arguments.agent {
         Some(binary) => binary.clone(),
-        None => build::agent()?,
+        None => build::agent(build::Profile::Release)?,
     };
     let directory = TemporaryDirectory::create("bench")?;
     let [port] = child::free_ports()?;
