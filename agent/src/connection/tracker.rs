@@ -49,6 +49,8 @@ pub struct Connection {
     complete: bool,
     /// A session lost track: the next one begins as on a connection older than the agent.
     has_lost_track: bool,
+    /// Sessions that lost track and were not asked for yet.
+    given_up: u64,
     unix_path: Option<String>,
     inbound: Stream,
     outbound: Stream,
@@ -75,6 +77,7 @@ impl Connection {
             role,
             complete: false,
             has_lost_track: false,
+            given_up: 0,
             unix_path: None,
             inbound: Stream::default(),
             outbound: Stream::default(),
@@ -97,6 +100,11 @@ impl Connection {
     /// What was learned, oldest first. Call until `None` after each `handle_*`.
     pub fn poll(&mut self) -> Option<Observation> {
         self.observations.pop_front()
+    }
+
+    /// Sessions that lost track since the last call.
+    pub fn take_given_up(&mut self) -> u64 {
+        std::mem::take(&mut self.given_up)
     }
 
     /// Whether it was seen from its first byte on.
@@ -506,6 +514,7 @@ impl Connection {
             Standing::Going => {}
             Standing::Lost => {
                 self.has_lost_track = true;
+                self.given_up += 1;
                 self.understanding = Understanding::Undecided(Undecided::default());
             }
             Standing::Over => self.understanding = Understanding::Opaque,

@@ -394,6 +394,12 @@ impl Engine {
             Some(origin) if !origin.non_blocking => Discipline::Blocking,
             _ => Discipline::Unknown,
         };
+        let given_up = connection.take_given_up();
+        if given_up > 0 {
+            let resource = self.enricher.resource(facts.unit.process, &self.processes);
+            self.metrics
+                .lose(Loss::ExchangeUnparsed, resource.service_name(), given_up);
+        }
         while let Some(Observation { progress, origin }) = connection.poll() {
             let discipline = discipline(origin.as_ref());
             self.exchanges.handle(
