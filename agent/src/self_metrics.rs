@@ -67,7 +67,7 @@ named! {
         RecordMalformed = "record_malformed",
         /// Too many connections were open at once; the oldest idle one was forgotten.
         ConnectionTableFull = "connection_table_full",
-        /// Holes left a parser unsure; it began anew with the next message, what lay between is missing.
+        /// Holes left a parser unsure; it began anew with the next message.
         ExchangeUnparsed = "exchange_unparsed",
         /// Too many spans waited for their trace to settle; the oldest left unjoined.
         TraceHoldFull = "trace_hold_full",
