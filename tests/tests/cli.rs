@@ -48,7 +48,9 @@ fn pid_of_a_zombie() {
     let mut command = Command::new("sh");
     command.args([
         "-c",
-        "sh -c 'exit 0' & echo \"{\\\"pid\\\":$!}\"; exec tail -f /dev/null",
+        // The child outlives the shell, which would have collected it; tail never does.
+        "sh -c 'until grep -q tail /proc/$PPID/comm; do sleep 0.01; done' & \
+         echo \"{\\\"pid\\\":$!}\"; exec tail -f /dev/null",
     ]);
     let mut parent = Process::spawn("parent", &mut command);
     let pid = parent.json_line(0)["pid"]
