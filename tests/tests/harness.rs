@@ -11,8 +11,9 @@ use agent_tests::{
     python,
     receiver::{ClientCertificates, Receiver, ReceiverOptions},
     span::Spans,
-    wait::wait_until,
+    wait::{wait_for, wait_until},
     workload::{
+        LogLine,
         client::{self, IoPaths, Steps, WrkReport},
         nginx::{Nginx, NginxOptions, Sendfile},
         server::{Runtime, Server, ServerBuilder},
@@ -78,6 +79,7 @@ fn servers_serve_and_count() {
         connection.send("3\r\nabc\r\n0\r\nX-Trailer: t\r\n\r\n");
         assert_eq!(connection.response("POST").text(), "abc");
 
+        wait_until("the server's log", || server.log().len() == 10);
         let log = server.log();
         let sizes: Vec<_> = log
             .iter()
@@ -115,9 +117,17 @@ fn chain_reaches_the_last_server() {
         .start();
     let nginx = Nginx::in_front_of(python.port());
     assert_eq!(http::get(nginx.port(), "/call/status/404").status, 404);
-    assert_eq!(nginx.log()[0].path, "/call/status/404");
-    assert_eq!(python.log()[0].path, "/call/status/404");
-    assert_eq!(node.log()[0].path, "/status/404");
+    // Servers write their logs after they have answered.
+    let first = |log: Vec<LogLine>| log.into_iter().next().map(|line| line.path);
+    assert_eq!(
+        wait_for("nginx's log", || first(nginx.log())),
+        "/call/status/404"
+    );
+    assert_eq!(
+        wait_for("Python's log", || first(python.log())),
+        "/call/status/404"
+    );
+    assert_eq!(wait_for("Node's log", || first(node.log())), "/status/404");
 }
 
 /// Files, IPv6, unix sockets, both values of sendfile, and no process left behind.
@@ -191,7 +201,7 @@ fn load_client_is_exact() {
     let server = ServerBuilder::new(Runtime::Node).start();
     let statuses = client::load(&server.url("/status/404"), 103, 4);
     assert_eq!(statuses["404"], 103);
-    assert_eq!(server.log().len(), 103);
+    wait_until("the server's log", || server.log().len() == 103);
 }
 
 /// A stepping client keeps its one connection.
