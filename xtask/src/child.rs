@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::steps::{Privilege, capture, remove_directory};
+use crate::steps::{Privilege, capture, find_program, remove_directory};
 
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(10);
@@ -34,6 +34,16 @@ impl Running {
     /// Starts `command` as the user who runs this.
     pub(crate) fn start(name: &str, directory: &Path, command: &mut Command) -> Result<Self> {
         Self::start_as(Privilege::Root, name, directory, command)
+    }
+
+    /// Starts nginx with `configuration`, and `directory` as its prefix.
+    pub(crate) fn start_nginx(directory: &Path, configuration: &str) -> Result<Self> {
+        let file = directory.join("nginx.conf");
+        fs::write(&file, configuration).context("cannot write nginx's configuration")?;
+        let program = find_program("nginx").context("nginx is not installed")?;
+        let mut command = Command::new(program);
+        command.arg("-p").arg(directory).arg("-c").arg(&file);
+        Self::start("nginx", directory, &mut command)
     }
 
     /// Starts `command`, which reaches root by `privilege`.

@@ -151,16 +151,7 @@ impl Shop {
             .replace("@DIR@", &directory.display().to_string())
             .replace("@ORDERS@", &orders_port.to_string())
             .replace("@PORT@", &port.to_string());
-        let configuration = directory.join("nginx.conf");
-        fs::write(&configuration, text).context("cannot write nginx's configuration")?;
-        let program = steps::find_program("nginx").context("nginx is not installed")?;
-        let mut command = Command::new(program);
-        command
-            .arg("-p")
-            .arg(directory)
-            .arg("-c")
-            .arg(&configuration);
-        let mut nginx = Running::start("nginx", directory, &mut command)?;
+        let mut nginx = Running::start_nginx(directory, &text)?;
         nginx.wait_for_port(port)?;
         Ok(Self {
             port,

@@ -22,7 +22,7 @@ use crate::{
     build::{self, Agent},
     child::{self, Running, TemporaryDirectory},
     setup::{self, Purpose},
-    steps::{self, Privilege, capture, say},
+    steps::{Privilege, capture, say},
 };
 
 #[derive(clap::Args)]
@@ -186,16 +186,7 @@ fn start_nginx(directory: &Path, port: u16) -> Result<Running> {
         .replace("@USER@", user)
         .replace("@DIR@", &directory.display().to_string())
         .replace("@PORT@", &port.to_string());
-    let configuration = directory.join("nginx.conf");
-    fs::write(&configuration, text).context("cannot write nginx's configuration")?;
-    let nginx = steps::find_program("nginx").context("nginx is not installed")?;
-    let mut command = Command::new(nginx);
-    command
-        .arg("-p")
-        .arg(directory)
-        .arg("-c")
-        .arg(&configuration);
-    Running::start("nginx", directory, &mut command)
+    Running::start_nginx(directory, &text)
 }
 
 /// Requests per second and requests of one run of wrk.

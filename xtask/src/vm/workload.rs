@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     child::{self, Running},
-    steps::{self, capture},
+    steps::capture,
 };
 
 /// Guests are up to 50 times slower in what these programs do; natively they start in 0.2 s.
@@ -189,16 +189,7 @@ impl Workload {
             .replace("@DIR@", &directory.display().to_string())
             .replace("@PYTHON@", &python_port.to_string())
             .replace("@PORT@", &port.to_string());
-        let configuration = directory.join("nginx.conf");
-        fs::write(&configuration, text).context("cannot write nginx's configuration")?;
-        let program = steps::find_program("nginx").context("nginx is not installed")?;
-        let mut command = Command::new(program);
-        command
-            .arg("-p")
-            .arg(directory)
-            .arg("-c")
-            .arg(&configuration);
-        let mut nginx = Running::start("nginx", directory, &mut command)?;
+        let mut nginx = Running::start_nginx(directory, &text)?;
         wait_for_port(&mut nginx, port)?;
         wait_for_port(&mut python, python_port)?;
         let socket = directory.join("nginx.socket").display().to_string();
