@@ -23,6 +23,15 @@ macro_rules! kernel_fields {
             pub const fn path(self) -> &'static str {
                 match self { $(Self::$variant => $path,)+ }
             }
+
+            /// The same under an older name.
+            pub const fn former_path(self) -> Option<&'static str> {
+                match self {
+                    // A list head before Linux 5.11, a pointer to one since.
+                    Self::FileEpoll => Some("file.f_ep_links"),
+                    _ => None,
+                }
+            }
         }
     };
 }
@@ -45,6 +54,7 @@ kernel_fields! {
     SocketSock = "socket.sk",
     SocketFile = "socket.file",
     FileFlags = "file.f_flags",
+    FileEpoll = "file.f_ep",
     NetInode = "net.ns.inum",
     TcpWriteSequence = "tcp_sock.write_seq",
     TcpCopiedSequence = "tcp_sock.copied_seq",

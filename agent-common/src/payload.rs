@@ -53,4 +53,6 @@ pub mod flags {
     pub const COMPLETE: u16 = 1 << 3;
     /// The peer closed its sending direction: the call returned no byte.
     pub const END_OF_STREAM: u16 = 1 << 4;
+    /// The socket is in an epoll set, or that could not be told.
+    pub const POLLED: u16 = 1 << 5;
 }

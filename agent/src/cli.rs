@@ -101,6 +101,11 @@ pub struct Options {
     #[arg(long, value_name = "WHAT")]
     pub inject: Option<String>,
 
+    /// Weakest evidence that makes a parent: header, local_wire, loop, thread, answering;
+    /// a weaker one makes a link [default: answering]
+    #[arg(long, value_name = "GRADE")]
+    pub parent_evidence: Option<String>,
+
     /// File that is created when every probe is attached
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<String>,
@@ -166,6 +171,7 @@ impl Options {
         given([
             ("exporter", self.exporter.clone()),
             ("inject", one(&self.inject)),
+            ("parent-evidence", one(&self.parent_evidence)),
             ("ready-file", one(&self.ready_file)),
             ("listen", one(&self.listen)),
             ("config", one(&self.config)),

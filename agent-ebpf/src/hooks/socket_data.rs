@@ -400,11 +400,7 @@ fn write_head(
         } else {
             0
         }
-        | if sock.is_non_blocking() {
-            flags::NON_BLOCKING
-        } else {
-            0
-        };
+        | sock.waiting_flags();
     record.role = state.role;
     record.reserved = 0;
     record.tail = [0; 8];

@@ -3,6 +3,7 @@
 use agent_common::{
     connection::{FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, SocketAddresses, UNIX_PATH_BYTES},
     kernel_config::KernelField,
+    payload::flags,
 };
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel as read_raw};
 
@@ -13,6 +14,21 @@ use crate::maps::config;
 const STREAM: u16 = 1;
 const TCP: u16 = 6;
 const NON_BLOCKING: u32 = 0o4000;
+
+/// `epoll` is the first word of the file's list of epoll sets: since Linux 5.11 zero when it is in
+/// none, before it points to itself then. What cannot be told counts as polled.
+#[inline(always)]
+fn waiting_flags(file: *const u8, modes: Option<u32>, epoll: Option<u64>) -> u16 {
+    let mut waiting = 0;
+    if modes.is_some_and(|modes| modes & NON_BLOCKING != 0) {
+        waiting |= flags::NON_BLOCKING;
+    }
+    let itself = embedded(file, KernelField::FileEpoll).map_or(0, |links| links as u64);
+    if epoll.is_none_or(|first| first != 0 && first != itself) {
+        waiting |= flags::POLLED;
+    }
+    waiting
+}
 
 /// What kind of stream a socket is; other sockets are not traced.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,20 +113,24 @@ impl Sock {
             .unwrap_or(0)
     }
 
-    /// Whether the program's calls on this socket return at once when they cannot proceed.
+    /// How the program waits on this socket, as [`flags`] bits.
     #[inline(always)]
-    pub(crate) fn is_non_blocking(self) -> bool {
-        let flags: Option<u32> = if config!(has_socket_cookie) == 1 {
+    pub(crate) fn waiting_flags(self) -> u16 {
+        if config!(has_socket_cookie) == 1 {
             // The helper works exactly where the verifier knows the socket's type.
-            typed_field::<*const u8>(self.0, KernelField::SockSocket)
-                .and_then(|socket| typed_field::<*const u8>(socket, KernelField::SocketFile))
-                .and_then(|file| typed_field(file, KernelField::FileFlags))
-        } else {
-            field::<*const u8>(self.0, KernelField::SockSocket)
-                .and_then(|socket| field::<*const u8>(socket, KernelField::SocketFile))
-                .and_then(|file| field(file, KernelField::FileFlags))
-        };
-        flags.is_some_and(|flags| flags & NON_BLOCKING != 0)
+            let file = typed_field::<*const u8>(self.0, KernelField::SockSocket)
+                .and_then(|socket| typed_field::<*const u8>(socket, KernelField::SocketFile));
+            let Some(file) = file else { return 0 };
+            let modes = typed_field::<u32>(file, KernelField::FileFlags);
+            let epoll = typed_field::<u64>(file, KernelField::FileEpoll);
+            return waiting_flags(file, modes, epoll);
+        }
+        let file = field::<*const u8>(self.0, KernelField::SockSocket)
+            .and_then(|socket| field::<*const u8>(socket, KernelField::SocketFile));
+        let Some(file) = file else { return 0 };
+        let modes = field::<u32>(file, KernelField::FileFlags);
+        let epoll = field::<u64>(file, KernelField::FileEpoll);
+        waiting_flags(file, modes, epoll)
     }
 
     /// Sequence number of the byte after the last one sent.

@@ -13,6 +13,7 @@ use std::{ffi::OsString, io::IsTerminal as _, net::SocketAddr, path::PathBuf, st
 use self::setting::{Given, Rank, Sources};
 use crate::{
     cli::Flags,
+    context::Evidence,
     export::{self, Kind as Exporter},
     failure::Failure,
     process::select::{ExecutableGlob, PortSet, Selection},
@@ -32,6 +33,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     pub log_level: LogLevel,
     pub sampler: Sampler,
+    /// The weakest evidence that makes a parent.
+    pub parent_evidence: Evidence,
 }
 
 /// Declares a choice by the words users write.
@@ -110,6 +113,7 @@ impl Config {
         let exporters = exporters(&mut sources)?;
         sources.take("inject", refuse_injection)?;
         let capture = sources.take("capture", word::<Capture>)?;
+        let parent_evidence = sources.take("parent-evidence", evidence)?;
         let ready_file = sources.take("ready-file", single)?;
         let listen = sources.take("listen", address)?;
         let log_level = sources.take("log-level", word::<LogLevel>)?;
@@ -133,6 +137,7 @@ impl Config {
             listen: listen.map(|(_, address)| address),
             log_level: log_level.map_or(LogLevel::Info, |(_, level)| level),
             sampler,
+            parent_evidence: parent_evidence.map_or_else(Evidence::default, |(_, weakest)| weakest),
         };
         Ok((config, warnings))
     }
@@ -338,6 +343,20 @@ fn address(given: &Given) -> Result<SocketAddr, Failure> {
         text: text.clone(),
     };
     text.parse().map_err(malformed)
+}
+
+/// A grade of evidence by its name in `ebpf_agent.parent.evidence`.
+fn evidence(given: &Given) -> Result<Evidence, Failure> {
+    let text = single(given)?;
+    let name = text.to_ascii_lowercase();
+    Evidence::ALL
+        .into_iter()
+        .find(|evidence| evidence.name() == name)
+        .ok_or_else(|| Failure::UnknownValue {
+            origin: given.origin.clone(),
+            text,
+            expected: Evidence::NAMES,
+        })
 }
 
 fn word<Choice: FromStr<Err = &'static str>>(given: &Given) -> Result<Choice, Failure> {

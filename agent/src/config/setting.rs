@@ -15,7 +15,7 @@ pub struct Setting {
     pub foreign: &'static [&'static str],
 }
 
-pub const SETTINGS: [Setting; 10] = [
+pub const SETTINGS: [Setting; 11] = [
     Setting {
         key: "pid",
         variable: "EBPF_AGENT_PID",
@@ -45,6 +45,11 @@ pub const SETTINGS: [Setting; 10] = [
         key: "inject",
         variable: "EBPF_AGENT_INJECT",
         foreign: &["OTEL_EBPF_BPF_CONTEXT_PROPAGATION"],
+    },
+    Setting {
+        key: "parent-evidence",
+        variable: "EBPF_AGENT_PARENT_EVIDENCE",
+        foreign: &[],
     },
     Setting {
         key: "ready-file",

@@ -28,6 +28,7 @@ pub struct Origin {
     pub unit: Unit,
     pub direction: Direction,
     pub non_blocking: bool,
+    pub polled: bool,
     pub time_ns: u64,
     /// TCP sequence number of the byte at `position`; 0 for unix sockets.
     pub tcp_sequence: u32,

@@ -157,6 +157,7 @@ impl Connection {
             unit: data.unit,
             direction: data.direction,
             non_blocking: data.non_blocking,
+            polled: data.polled,
             time_ns,
             tcp_sequence: data.tcp_sequence,
             position: data.position,

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `header` | the parent's ids stood in the request's `traceparent` |
 //! | `local_wire` | both ends of one connection were seen on this host, at the same byte |
-//! | `thread` | a blocking server's thread made the call between request and answer |
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
+//! | `thread` | a blocking server's thread made the call between request and answer |
+//! | `answering` | the thread that made the call wrote the request's answer, and is no loop |
 //!
 //! A request whose parent is not proven has none.
 
+pub mod answering;
 pub mod lineage;
 pub mod propagation;
 pub mod stitch;
@@ -17,13 +19,15 @@ use opentelemetry::{SpanId, TraceId};
 
 pub use stitch::Stitcher;
 
-/// How a parent was proven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How a parent was proven, strongest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Evidence {
     Header,
     LocalWire,
-    Thread,
     Loop,
+    Thread,
+    #[default]
+    Answering,
 }
 
 impl Evidence {
@@ -32,10 +36,23 @@ impl Evidence {
         match self {
             Self::Header => "header",
             Self::LocalWire => "local_wire",
-            Self::Thread => "thread",
             Self::Loop => "loop",
+            Self::Thread => "thread",
+            Self::Answering => "answering",
         }
     }
+
+    /// All names, strongest first.
+    pub const NAMES: &str = "header, local_wire, loop, thread, answering";
+
+    /// All of them, strongest first.
+    pub const ALL: [Self; 5] = [
+        Self::Header,
+        Self::LocalWire,
+        Self::Loop,
+        Self::Thread,
+        Self::Answering,
+    ];
 }
 
 /// A span's context as it stood in a request.
@@ -81,5 +98,19 @@ impl IdGenerator {
                 return id;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lists and order agree.
+    #[test]
+    fn grades_are_listed_by_strength() {
+        assert!(Evidence::ALL.is_sorted());
+        let names = Evidence::ALL.map(Evidence::name).join(", ");
+        assert_eq!(names, Evidence::NAMES);
+        assert_eq!(Evidence::ALL.last(), Some(&Evidence::default()));
     }
 }

@@ -3,19 +3,25 @@
 //! An exchange becomes a [`Node`] when its request begins, so that what happens meanwhile can name
 //! it as parent. Its identity (trace, parent) is settled late: when both ends of a connection are
 //! on this host, either end may be recorded first. A node waits [`HOLD_NS`] from its start for the
-//! other end, and until then so does everything below it.
+//! other end, and until then so does everything below it. A call whose request is found by who
+//! answers waits for that answer, and so does everything below it.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
-};
+mod identity;
+mod timers;
 
-use opentelemetry::{SpanId, TraceId};
+use std::collections::VecDeque;
+
+use opentelemetry::SpanId;
 use rustc_hash::FxHashMap;
 use slotmap::{SlotMap, new_key_type};
 
+pub use self::identity::Identity;
+use self::{
+    identity::{client_identity, server_identity},
+    timers::Timers,
+};
 use super::{Evidence, IdGenerator, RemoteContext};
-use crate::span::{Kind, Link, Parent};
+use crate::span::Kind;
 
 /// How long a server's request waits for the client's end of it to be recorded. Both are recorded
 /// within microseconds of each other unless a thread loses its CPU in between.
@@ -28,6 +34,10 @@ const WIRE_LINGER_NS: u64 = 5_000_000_000;
 /// A server may be recorded before its client by this much: the sender is recorded only after the
 /// bytes have left.
 const WIRE_SLACK_NS: u64 = 50_000_000;
+
+/// How long a call waits for the answer that tells whose it is. As long as requests usually take at
+/// most: proxies and clients give up after 60 s (nginx, `proxy_read_timeout`).
+pub const VERDICT_NS: u64 = 60_000_000_000;
 
 /// Parents above a node at most: more is a loop, which the rules exclude.
 const DEPTH: u32 = 256;
@@ -54,20 +64,6 @@ pub enum WireKey {
     },
 }
 
-/// Who a span is and where it belongs, final.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Identity {
-    pub trace_id: TraceId,
-    pub span_id: SpanId,
-    pub parent: Option<Parent>,
-    pub evidence: Option<Evidence>,
-    pub flags: u8,
-    pub state: String,
-    pub links: Vec<Link>,
-    /// Flags of the remote context at the root of what we know of the trace, for the sampler.
-    pub remote_flags: Option<u8>,
-}
-
 #[derive(Debug)]
 struct Node<T> {
     kind: Kind,
@@ -80,6 +76,8 @@ struct Node<T> {
     /// The exchange this one was made for, or the other end of its connection.
     caller: Option<(NodeKey, Evidence)>,
     wire: Option<WireKey>,
+    /// Whose call this is will be known when a request is answered.
+    is_undecided: bool,
     identity: Option<Identity>,
     /// Nodes whose `caller` is this one and that are still there.
     children: u32,
@@ -104,27 +102,46 @@ pub struct Stitcher<T> {
     clients: FxHashMap<WireKey, NodeKey>,
     servers: FxHashMap<WireKey, NodeKey>,
     /// When a node stops waiting in one of the two maps above.
-    expiry: BinaryHeap<Reverse<(u64, NodeKey)>>,
-    /// Ended nodes by the time at which they are settled.
-    waiting: BinaryHeap<Reverse<(u64, NodeKey)>>,
+    expiry: Timers<NodeKey>,
+    /// Ended nodes by the time at which they are settled at the latest.
+    waiting: Timers<NodeKey>,
+    /// Ended nodes at or below an undecided call.
+    blocked: FxHashMap<NodeKey, Vec<NodeKey>>,
     ready: VecDeque<(T, Identity)>,
+    /// Ended nodes that wait.
+    held: usize,
     capacity: usize,
     forced: u64,
+    weakest: Evidence,
+    /// For the loops over what is due.
+    due: Vec<NodeKey>,
+}
+
+/// When a node's place is final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    At(u64),
+    /// When this call's request is known, or at this time.
+    After(NodeKey, u64),
 }
 
 impl<T> Stitcher<T> {
-    /// At most `capacity` ended exchanges wait.
-    pub fn new(ids: IdGenerator, capacity: usize) -> Self {
+    /// At most `capacity` ended exchanges wait. Evidence weaker than `weakest` makes links.
+    pub fn new(ids: IdGenerator, capacity: usize, weakest: Evidence) -> Self {
         Self {
             nodes: SlotMap::with_key(),
             ids,
             clients: FxHashMap::default(),
             servers: FxHashMap::default(),
-            expiry: BinaryHeap::new(),
-            waiting: BinaryHeap::new(),
+            expiry: Timers::default(),
+            waiting: Timers::default(),
+            blocked: FxHashMap::default(),
             ready: VecDeque::new(),
+            held: 0,
             capacity,
             forced: 0,
+            weakest,
+            due: Vec::new(),
         }
     }
 
@@ -150,6 +167,7 @@ impl<T> Stitcher<T> {
             header: None,
             caller,
             wire,
+            is_undecided: false,
             identity: None,
             children: 0,
             payload: None,
@@ -181,6 +199,7 @@ impl<T> Stitcher<T> {
         };
         node.end_ns = Some(end_ns);
         node.payload = Some(payload);
+        self.held += 1;
         if let (Kind::Client, Some(wire)) = (node.kind, node.wire)
             && self.clients.contains_key(&wire)
         {
@@ -189,34 +208,106 @@ impl<T> Stitcher<T> {
             } else {
                 WIRE_LINGER_NS
             };
-            self.expiry
-                .push(Reverse((end_ns.saturating_add(linger_ns), key)));
+            self.expiry.insert(end_ns.saturating_add(linger_ns), key);
         }
-        let settled_ns = self.settled_ns(key);
-        self.waiting.push(Reverse((settled_ns, key)));
-        if self.waiting.len() > self.capacity
-            && let Some(Reverse((_, oldest))) = self.waiting.pop()
-        {
-            self.forced += 1;
-            self.release(oldest);
+        self.schedule(key);
+        while self.held > self.capacity && self.waiting.len() > 0 {
+            self.force_first();
+        }
+    }
+
+    /// Too many wait: those that would be settled first go as they are.
+    fn force_first(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.waiting.take_first(&mut due);
+        for key in due.drain(..) {
+            if self.is_held(key) {
+                self.forced += 1;
+                self.release(key);
+            }
+        }
+        self.due = due;
+    }
+
+    /// Whose call this is, will be told by [`Self::handle_caller`] or [`Self::handle_no_caller`].
+    pub fn handle_undecided(&mut self, call: NodeKey) {
+        if let Some(node) = self.nodes.get_mut(call) {
+            node.is_undecided = true;
+        }
+    }
+
+    /// An undecided call was made for this exchange.
+    pub fn handle_caller(&mut self, call: NodeKey, exchange: NodeKey, evidence: Evidence) {
+        let is_free = self.nodes.get(call).is_some_and(|node| {
+            node.kind == Kind::Client && node.caller.is_none() && node.identity.is_none()
+        });
+        if is_free && self.nodes.contains_key(exchange) && !self.is_below(exchange, call) {
+            self.adopt(exchange);
+            if let Some(node) = self.nodes.get_mut(call) {
+                node.caller = Some((exchange, evidence));
+            }
+        }
+        self.handle_no_caller(call);
+    }
+
+    /// Nothing more will be known of an undecided call.
+    pub fn handle_no_caller(&mut self, call: NodeKey) {
+        if let Some(node) = self.nodes.get_mut(call) {
+            node.is_undecided = false;
+        }
+        for key in self.blocked.remove(&call).unwrap_or_default() {
+            if self.is_held(key) {
+                self.schedule(key);
+            }
+        }
+    }
+
+    fn is_held(&self, key: NodeKey) -> bool {
+        self.nodes
+            .get(key)
+            .is_some_and(|node| node.payload.is_some())
+    }
+
+    fn schedule(&mut self, key: NodeKey) {
+        match self.settled(key) {
+            Settled::At(due_ns) => self.waiting.insert(due_ns, key),
+            Settled::After(call, due_ns) => {
+                self.waiting.insert(due_ns, key);
+                self.blocked.entry(call).or_default().push(key);
+            }
         }
     }
 
     /// Time passes.
     pub fn handle_tick(&mut self, now_ns: u64) {
-        while let Some(Reverse((due_ns, key))) = self.waiting.peek().copied() {
-            if due_ns > now_ns {
+        let mut due = std::mem::take(&mut self.due);
+        // What settles now may let others settle now.
+        loop {
+            self.waiting.take_due(now_ns, &mut due);
+            if due.is_empty() {
                 break;
             }
-            self.waiting.pop();
-            let settled_ns = self.settled_ns(key);
-            if settled_ns > now_ns {
-                self.waiting.push(Reverse((settled_ns, key)));
-            } else {
-                self.release(key);
+            for key in due.drain(..) {
+                if !self.is_held(key) {
+                    continue;
+                }
+                match self.settled(key) {
+                    Settled::At(due_ns) | Settled::After(_, due_ns) if due_ns > now_ns => {
+                        self.schedule(key);
+                    }
+                    Settled::After(call, _) => {
+                        self.release(key);
+                        self.handle_no_caller(call);
+                    }
+                    Settled::At(_) => self.release(key),
+                }
             }
         }
-        self.expire(now_ns);
+        self.expiry.take_due(now_ns, &mut due);
+        for key in due.drain(..) {
+            self.expire(key);
+        }
+        self.due = due;
     }
 
     /// Nothing more will be learned of who belongs to whom: what is open is open, and may be a
@@ -230,9 +321,13 @@ impl<T> Stitcher<T> {
 
     /// Nothing more is waited for: what has ended comes out as far as it is known.
     pub fn flush(&mut self) {
-        while let Some(Reverse((_, key))) = self.waiting.pop() {
+        let mut due = std::mem::take(&mut self.due);
+        self.waiting.take_due(u64::MAX, &mut due);
+        for key in due.drain(..) {
             self.release(key);
         }
+        self.due = due;
+        self.blocked.clear();
     }
 
     /// An ended exchange with its final identity.
@@ -250,8 +345,8 @@ impl<T> Stitcher<T> {
         self.nodes.is_empty()
             && self.clients.is_empty()
             && self.servers.is_empty()
-            && self.waiting.is_empty()
-            && self.expiry.is_empty()
+            && self.held == 0
+            && self.blocked.is_empty()
     }
 
     pub fn is_open(&self, key: NodeKey) -> bool {
@@ -289,8 +384,7 @@ impl<T> Stitcher<T> {
                 } else {
                     self.servers.insert(wire, key);
                     let start_ns = self.nodes.get(key).map_or(0, |node| node.start_ns);
-                    self.expiry
-                        .push(Reverse((start_ns.saturating_add(HOLD_NS), key)));
+                    self.expiry.insert(start_ns.saturating_add(HOLD_NS), key);
                 }
             }
         }
@@ -329,24 +423,27 @@ impl<T> Stitcher<T> {
     }
 
     /// When a node's place is final: when every server above it has met its client or waited long
-    /// enough for one.
-    fn settled_ns(&self, mut key: NodeKey) -> u64 {
+    /// enough for one, and every call above it has its request.
+    fn settled(&self, mut key: NodeKey) -> Settled {
         for _ in 0..DEPTH {
             let Some(node) = self.nodes.get(key) else {
-                return 0;
+                break;
             };
             if node.identity.is_some() {
-                return 0;
+                break;
+            }
+            if node.is_undecided {
+                return Settled::After(key, node.start_ns.saturating_add(VERDICT_NS));
             }
             match (node.caller, node.kind) {
                 (Some((caller, _)), _) => key = caller,
                 (None, Kind::Server) if node.wire.is_some() => {
-                    return node.start_ns.saturating_add(HOLD_NS);
+                    return Settled::At(node.start_ns.saturating_add(HOLD_NS));
                 }
-                (None, _) => return 0,
+                (None, _) => break,
             }
         }
-        0
+        Settled::At(0)
     }
 
     /// Hands out an ended node and lets go of what nobody refers to any more.
@@ -358,6 +455,7 @@ impl<T> Stitcher<T> {
             return;
         };
         if let Some(payload) = node.payload.take() {
+            self.held -= 1;
             self.ready.push_back((payload, identity));
         }
         self.let_go(key);
@@ -376,6 +474,9 @@ impl<T> Stitcher<T> {
                 return;
             }
             let caller = node.caller;
+            if node.is_undecided {
+                self.blocked.remove(&key);
+            }
             self.nodes.remove(key);
             let Some((caller, _)) = caller else { return };
             if let Some(parent) = self.nodes.get_mut(caller) {
@@ -385,25 +486,20 @@ impl<T> Stitcher<T> {
         }
     }
 
-    fn expire(&mut self, now_ns: u64) {
-        while let Some(Reverse((due_ns, key))) = self.expiry.peek().copied() {
-            if due_ns > now_ns {
-                break;
-            }
-            self.expiry.pop();
-            let Some(node) = self.nodes.get(key) else {
-                continue;
-            };
-            let Some(wire) = node.wire else { continue };
-            let map = match node.kind {
-                Kind::Client => &mut self.clients,
-                Kind::Server => &mut self.servers,
-            };
-            if map.get(&wire) == Some(&key) {
-                map.remove(&wire);
-            }
-            self.let_go(key);
+    /// A node waits for its other end no more.
+    fn expire(&mut self, key: NodeKey) {
+        let Some(node) = self.nodes.get(key) else {
+            return;
+        };
+        let Some(wire) = node.wire else { return };
+        let map = match node.kind {
+            Kind::Client => &mut self.clients,
+            Kind::Server => &mut self.servers,
+        };
+        if map.get(&wire) == Some(&key) {
+            map.remove(&wire);
         }
+        self.let_go(key);
     }
 
     /// The node's final identity; everything above it becomes final too.
@@ -423,10 +519,15 @@ impl<T> Stitcher<T> {
                 .map(|identity| (identity, evidence, self.inbound_header(caller))),
             None => None,
         };
-        let identity = match kind {
+        let (caller, weak) = match caller {
+            Some((identity, evidence, _)) if evidence > self.weakest => (None, Some(identity)),
+            strong => (strong, None),
+        };
+        let mut identity = match kind {
             Kind::Server => server_identity(span_id, header, caller, &mut self.ids),
             Kind::Client => client_identity(span_id, header, caller, &mut self.ids),
         };
+        identity.links.extend(weak.map(identity::weak_link));
         if let Some(node) = self.nodes.get_mut(key) {
             node.identity = Some(identity.clone());
         }
@@ -443,106 +544,6 @@ impl<T> Stitcher<T> {
 
     fn inbound_header(&self, key: NodeKey) -> Option<RemoteContext> {
         self.nodes.get(key).and_then(|node| node.header.clone())
-    }
-}
-
-/// The caller's identity, how it was proven, and what its own request carried.
-type Caller = (Identity, Evidence, Option<RemoteContext>);
-
-/// Same trace: the nearer parent wins, which is how a proxy that forwards headers untouched appears
-/// between its neighbours. Different traces: the header wins and the other end is a link.
-fn server_identity(
-    span_id: SpanId,
-    header: Option<RemoteContext>,
-    caller: Option<Caller>,
-    ids: &mut IdGenerator,
-) -> Identity {
-    match (header, caller) {
-        (Some(header), Some((caller, ..))) if header.trace_id != caller.trace_id => {
-            let link = Link {
-                trace_id: caller.trace_id,
-                span_id: caller.span_id,
-                attributes: vec![crate::span::Attribute::new(
-                    crate::span::attribute::LINK_REASON,
-                    "local_wire_of_another_trace",
-                )],
-            };
-            Identity {
-                links: vec![link],
-                ..below_header(span_id, header)
-            }
-        }
-        (_, Some((caller, evidence, _))) => below(span_id, caller, evidence),
-        (Some(header), None) => below_header(span_id, header),
-        (None, None) => root(span_id, ids),
-    }
-}
-
-/// A header the program wrote itself names the parent; one that it merely passed on does not.
-fn client_identity(
-    span_id: SpanId,
-    header: Option<RemoteContext>,
-    caller: Option<Caller>,
-    ids: &mut IdGenerator,
-) -> Identity {
-    match (header, caller) {
-        (Some(header), Some((caller, evidence, Some(inbound))))
-            if (header.trace_id, header.span_id) == (inbound.trace_id, inbound.span_id) =>
-        {
-            below(span_id, caller, evidence)
-        }
-        (Some(header), _) => below_header(span_id, header),
-        (None, Some((caller, evidence, _))) => below(span_id, caller, evidence),
-        (None, None) => root(span_id, ids),
-    }
-}
-
-fn below(span_id: SpanId, caller: Identity, evidence: Evidence) -> Identity {
-    let is_remote = evidence == Evidence::LocalWire;
-    Identity {
-        trace_id: caller.trace_id,
-        span_id,
-        parent: Some(Parent {
-            span_id: caller.span_id,
-            is_remote,
-        }),
-        evidence: Some(evidence),
-        flags: caller.flags,
-        state: caller.state,
-        links: Vec::new(),
-        remote_flags: caller.remote_flags,
-    }
-}
-
-fn below_header(span_id: SpanId, header: RemoteContext) -> Identity {
-    Identity {
-        trace_id: header.trace_id,
-        span_id,
-        parent: Some(Parent {
-            span_id: header.span_id,
-            is_remote: true,
-        }),
-        evidence: Some(Evidence::Header),
-        flags: header.flags,
-        state: header.state,
-        links: Vec::new(),
-        remote_flags: Some(header.flags),
-    }
-}
-
-/// `sampled`, and the trace id is random: W3C Trace Context level 2, section 3.2.2.5.
-const ROOT_FLAGS: u8 = 0b11;
-
-fn root(span_id: SpanId, ids: &mut IdGenerator) -> Identity {
-    Identity {
-        trace_id: ids.trace_id(),
-        span_id,
-        parent: None,
-        evidence: None,
-        flags: ROOT_FLAGS,
-        state: String::new(),
-        links: Vec::new(),
-        remote_flags: None,
     }
 }
 

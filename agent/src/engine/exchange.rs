@@ -7,11 +7,12 @@ use crate::{
     connection::Origin,
     context::{
         Evidence, Stitcher,
+        answering::{Answering, Verdict},
         lineage::{Discipline, Lineage, Use},
         propagation,
         stitch::{Beginning, NodeKey, WireKey},
     },
-    event::{ConnectionId, Endpoints, ProcessId, Unit},
+    event::{ConnectionId, Direction, Endpoints, ProcessId, Unit},
     protocol::{ExchangeNumber, Progress},
     self_metrics::{Counter, SelfMetrics},
     span::{Details, Kind},
@@ -41,6 +42,7 @@ pub(super) struct Exchanges {
     /// The exchange begun last on each client connection of an event loop.
     latest: FxHashMap<ConnectionId, NodeKey>,
     pub(super) lineage: Lineage<NodeKey>,
+    answering: Answering<NodeKey>,
 }
 
 impl Exchanges {
@@ -83,15 +85,23 @@ impl Exchanges {
                 let node = stitcher.handle_started(beginning);
                 self.open
                     .insert((connection.id, exchange), Open { node, unit });
-                match connection.kind {
+                match kind {
                     Kind::Server => {
                         self.lineage
                             .handle_request(unit, connection.id, node, discipline);
+                        if discipline != Discipline::Loop {
+                            self.answering
+                                .handle_request(unit, connection.id, node, time_ns);
+                        }
                     }
                     Kind::Client if discipline == Discipline::Loop => {
                         self.latest.insert(connection.id, node);
                     }
-                    Kind::Client => {}
+                    Kind::Client => {
+                        if caller.is_none() && self.answering.handle_call(unit, node, time_ns) {
+                            stitcher.handle_undecided(node);
+                        }
+                    }
                 }
             }
             Progress::RequestHead { exchange, headers } => {
@@ -104,6 +114,11 @@ impl Exchanges {
             Progress::ResponseStarted { exchange, .. } => {
                 if let Some(open) = self.open.get(&(connection.id, exchange)) {
                     stitcher.handle_answered(open.node);
+                    if let (Kind::Server, Some(origin)) = (connection.kind, sender(origin)) {
+                        let is_polled = origin.non_blocking && origin.polled;
+                        self.answering
+                            .handle_answer(origin.unit, open.node, is_polled);
+                    }
                 }
             }
             Progress::Finished {
@@ -117,6 +132,10 @@ impl Exchanges {
                 };
                 self.lineage
                     .handle_answered(open.node, open.unit, connection.id);
+                if connection.kind == Kind::Server {
+                    let last = sender(origin).map(|origin| origin.unit);
+                    self.answering.handle_finished(open.node, last);
+                }
                 if self.latest.get(&connection.id) == Some(&open.node) {
                     self.latest.remove(&connection.id);
                 }
@@ -132,17 +151,42 @@ impl Exchanges {
                 stitcher.handle_ended(open.node, end_ns, finished);
             }
         }
+        self.tell_verdicts(stitcher);
+    }
+
+    /// Calls whose request is known now, or never will be.
+    fn tell_verdicts(&mut self, stitcher: &mut Stitcher<Finished>) {
+        while let Some(verdict) = self.answering.poll() {
+            match verdict {
+                Verdict::Made { call, exchange } => {
+                    stitcher.handle_caller(call, exchange, Evidence::Answering);
+                }
+                Verdict::Unknown { call } => stitcher.handle_no_caller(call),
+            }
+        }
     }
 
     /// Records were lost: who works for whom is known again from the next read on.
-    pub(super) fn handle_loss(&mut self) {
+    pub(super) fn handle_loss(&mut self, stitcher: &mut Stitcher<Finished>) {
         self.latest.clear();
         self.lineage.handle_loss();
+        self.answering.handle_loss();
+        self.tell_verdicts(stitcher);
+    }
+
+    /// The process ended, and its threads with it.
+    pub(super) fn handle_exit(&mut self, process: ProcessId, stitcher: &mut Stitcher<Finished>) {
+        self.lineage.handle_exit(|unit| unit.process == process);
+        self.answering.handle_exit(process);
+        self.tell_verdicts(stitcher);
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.latest.is_empty() && self.lineage.is_empty()
+        self.open.is_empty()
+            && self.latest.is_empty()
+            && self.lineage.is_empty()
+            && self.answering.is_empty()
     }
 
     /// The call an event loop waits for on a client connection.
@@ -168,6 +212,11 @@ impl Exchanges {
             .filter(|caller| stitcher.is_open(*caller))
             .map(|caller| (caller, evidence))
     }
+}
+
+/// The record in which a server wrote, where it was one.
+fn sender(origin: Option<Origin>) -> Option<Origin> {
+    origin.filter(|origin| origin.direction == Direction::Outbound)
 }
 
 /// What the other end of this connection, if it is on this host, calls the same byte.

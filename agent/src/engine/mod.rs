@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use self::exchange::{Exchanges, Finished};
 use crate::{
     connection::{self, Connection, Observation},
-    context::{IdGenerator, Stitcher, lineage::Discipline, stitch::Identity},
+    context::{Evidence, IdGenerator, Stitcher, lineage::Discipline, stitch::Identity},
     enrich::{Enricher, Host},
     event::{
         ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, ProcessId, Role,
@@ -48,6 +48,8 @@ pub struct Config {
     pub sampler: Sampler,
     /// Seconds since the Unix epoch at which the machine booted.
     pub boot_seconds: u64,
+    /// The weakest evidence that makes a parent; a weaker one makes a link.
+    pub parent_evidence: Evidence,
     /// Seed of span and trace ids.
     pub seed: u64,
 }
@@ -88,7 +90,11 @@ impl Engine {
         Self {
             connections: connection::Table::new(CONNECTIONS),
             exchanges: Exchanges::default(),
-            stitcher: Stitcher::new(IdGenerator::seeded(config.seed), WAITING),
+            stitcher: Stitcher::new(
+                IdGenerator::seeded(config.seed),
+                WAITING,
+                config.parent_evidence,
+            ),
             processes: ProcessTable::new(PROCESSES, config.boot_seconds),
             enricher: Enricher::new(config.host),
             sampler: config.sampler,
@@ -168,9 +174,7 @@ impl Engine {
                 }
             }
             EventKind::Exit { process } => {
-                self.exchanges
-                    .lineage
-                    .handle_exit(|unit| unit.process == process);
+                self.exchanges.handle_exit(process, &mut self.stitcher);
                 self.processes.handle_exit(process, now_ns);
             }
             EventKind::Listen {
@@ -187,7 +191,7 @@ impl Engine {
     /// for is proven by an unbroken sequence of reads and writes only.
     pub fn handle_loss(&mut self) {
         self.lost_ns = Some(self.latest_ns);
-        self.exchanges.handle_loss();
+        self.exchanges.handle_loss(&mut self.stitcher);
     }
 
     /// A process that runs already, or the answer to [`Command::ReadProcess`] or

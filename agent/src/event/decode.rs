@@ -99,6 +99,7 @@ fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
         tcp_sequence: record.tcp_sequence,
         turn_start: is_set(flags::TURN_START),
         non_blocking: is_set(flags::NON_BLOCKING),
+        polled: is_set(flags::POLLED),
         complete: is_set(flags::COMPLETE),
         end_of_stream: is_set(flags::END_OF_STREAM),
         bytes: rest

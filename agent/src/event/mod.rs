@@ -113,6 +113,8 @@ pub struct Data<'a> {
     pub tcp_sequence: u32,
     pub turn_start: bool,
     pub non_blocking: bool,
+    /// The socket is in an epoll set, or that could not be told.
+    pub polled: bool,
     pub complete: bool,
     pub end_of_stream: bool,
     /// The first bytes of the call.

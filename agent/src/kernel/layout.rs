@@ -84,7 +84,7 @@ pub const fn needed_by(field: KernelField) -> Feature {
         | F::RegistersArgument3
         | F::RegistersCodeSegment => Feature::SocketCapture,
         F::SockNet | F::NetInode => Feature::NetworkNamespace,
-        F::SockSocket | F::SocketFile | F::FileFlags => Feature::ThreadEvidence,
+        F::SockSocket | F::SocketFile | F::FileFlags | F::FileEpoll => Feature::ThreadEvidence,
         F::SockError => Feature::ConnectionError,
         F::SockBacklogLimit => Feature::OldConnectionRole,
         F::TcpWriteSequence | F::TcpCopiedSequence => Feature::LocalWire,
@@ -106,7 +106,10 @@ pub const fn needed_by(field: KernelField) -> Feature {
 pub fn resolve(types: &KernelTypes, config: &mut KernelConfig) -> Vec<KernelField> {
     let mut missing = Vec::new();
     for (field, offset) in KernelField::ALL.iter().zip(&mut config.offsets) {
-        *offset = types.offset(field.path()).unwrap_or(ABSENT);
+        *offset = types
+            .offset(field.path())
+            .or_else(|| types.offset(field.former_path()?))
+            .unwrap_or(ABSENT);
         if *offset == ABSENT {
             missing.push(*field);
         }

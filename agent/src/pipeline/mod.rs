@@ -96,6 +96,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     let engine_config = engine::Config {
         host: system::host(),
         sampler: config.sampler,
+        parent_evidence: config.parent_evidence,
         boot_seconds: procfs.boot_seconds(),
         seed: rand::random(),
     };

@@ -35,6 +35,7 @@ fn feed(table: &mut Table, direction: Direction, bytes: &[u8], now_ns: u64) {
         tcp_sequence: 0,
         turn_start: true,
         non_blocking: false,
+        polled: false,
         complete: true,
         end_of_stream: false,
         bytes,

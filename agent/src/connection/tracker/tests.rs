@@ -51,6 +51,7 @@ fn data(direction: Direction, position: u64, bytes: &[u8]) -> Data<'_> {
         tcp_sequence: 0,
         turn_start: true,
         non_blocking: false,
+        polled: false,
         complete: true,
         end_of_stream: false,
         bytes,

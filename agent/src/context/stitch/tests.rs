@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
+use opentelemetry::TraceId;
+
 use super::*;
 
 type Name = &'static str;
@@ -17,7 +19,7 @@ fn wire(sequence: u32) -> Option<WireKey> {
 }
 
 fn stitcher<T>() -> Stitcher<T> {
-    Stitcher::new(IdGenerator::seeded(7), 1_000)
+    Stitcher::new(IdGenerator::seeded(7), 1_000, Evidence::Answering)
 }
 
 fn begin(kind: Kind, start_ns: u64, wire: Option<WireKey>) -> Beginning {
@@ -65,6 +67,8 @@ fn assert_empty<T>(stitcher: &Stitcher<T>) {
     assert_eq!(stitcher.nodes.len(), 0, "nodes");
     assert_eq!(stitcher.clients.len(), 0, "clients");
     assert_eq!(stitcher.servers.len(), 0, "servers");
+    assert_eq!(stitcher.held, 0, "held");
+    assert_eq!(stitcher.blocked.len(), 0, "blocked");
     assert_eq!(stitcher.waiting.len(), 0, "waiting");
     assert_eq!(stitcher.expiry.len(), 0, "expiry");
     assert_eq!(stitcher.ready.len(), 0, "ready");
@@ -218,19 +222,96 @@ fn what_may_still_be_joined_is_held() {
     };
     assert_eq!(names(13 * MS), ["root"]);
     assert_eq!(names(10 * MS + HOLD_NS - 1), [""; 0]);
-    let mut last = names(10 * MS + HOLD_NS);
+    let mut last = names(20 * MS + HOLD_NS);
     last.sort_unstable();
     assert_eq!(last, ["below", "server"]);
     // The two clients are remembered for their servers a while.
     assert_eq!(stitcher.clients.len(), 2);
-    stitcher.handle_tick(12 * MS + WIRE_LINGER_NS);
+    stitcher.handle_tick(22 * MS + WIRE_LINGER_NS);
     assert_empty(&stitcher);
+}
+
+/// Scenario: a pool's call, and what its server did for it, end before the request is answered.
+/// Guarantee: both wait for the verdict, and stand below the request then.
+#[test]
+fn an_undecided_call_waits_with_all_below_it() {
+    let mut stitcher = stitcher();
+    let request = stitcher.handle_started(begin(Kind::Server, 0, None));
+    let call = stitcher.handle_started(begin(Kind::Client, MS, wire(1)));
+    stitcher.handle_undecided(call);
+    let server = stitcher.handle_started(begin(Kind::Server, MS, wire(1)));
+    stitcher.handle_ended(server, 2 * MS, "server");
+    stitcher.handle_ended(call, 3 * MS, "call");
+    stitcher.handle_tick(VERDICT_NS - MS);
+    assert_eq!(stitcher.poll(), None);
+    stitcher.handle_caller(call, request, Evidence::Answering);
+    stitcher.handle_ended(request, VERDICT_NS, "request");
+    stitcher.handle_tick(VERDICT_NS);
+    let mut out: Vec<_> = std::iter::from_fn(|| stitcher.poll()).collect();
+    out.sort_by_key(|(name, _)| *name);
+    let [(_, call), (_, request), (_, server)] = out.as_slice() else {
+        panic!("three: {out:?}")
+    };
+    assert_eq!(parent(call), Some((request.span_id, false)));
+    assert_eq!(call.evidence, Some(Evidence::Answering));
+    assert_eq!(parent(server), Some((call.span_id, true)));
+    assert_eq!(server.trace_id, request.trace_id);
+}
+
+/// Without a verdict they leave by themselves, when it is told and when time is up.
+#[test]
+fn an_undecided_call_does_not_wait_for_ever() {
+    for is_told in [true, false] {
+        let mut stitcher = stitcher();
+        let call = stitcher.handle_started(begin(Kind::Client, MS, wire(1)));
+        stitcher.handle_undecided(call);
+        let server = stitcher.handle_started(begin(Kind::Server, MS, wire(1)));
+        stitcher.handle_ended(server, 2 * MS, "server");
+        stitcher.handle_ended(call, 3 * MS, "call");
+        let now_ns = if is_told {
+            stitcher.handle_no_caller(call);
+            20 * MS
+        } else {
+            VERDICT_NS + 20 * MS
+        };
+        stitcher.handle_tick(now_ns);
+        let mut out: Vec<_> = std::iter::from_fn(|| stitcher.poll()).collect();
+        out.sort_by_key(|(name, _)| *name);
+        let [(_, call), (_, server)] = out.as_slice() else {
+            panic!("two: {out:?}")
+        };
+        assert_eq!(parent(call), None);
+        assert_eq!(parent(server), Some((call.span_id, true)));
+        stitcher.handle_tick(2 * VERDICT_NS);
+        assert_empty(&stitcher);
+    }
+}
+
+/// Evidence weaker than the user asks for makes a link.
+#[test]
+fn weak_evidence_makes_a_link() {
+    for (weakest, is_parent) in [(Evidence::Thread, true), (Evidence::Loop, false)] {
+        let mut stitcher = Stitcher::new(IdGenerator::seeded(7), 10, weakest);
+        let server = stitcher.handle_started(begin(Kind::Server, 0, None));
+        let call = stitcher.handle_started(called(MS, server, None));
+        stitcher.handle_ended(call, 2 * MS, "call");
+        stitcher.handle_ended(server, 3 * MS, "server");
+        let out = settled(&mut stitcher);
+        let [(_, call), (_, server)] = out.as_slice() else {
+            panic!("two: {out:?}")
+        };
+        assert_eq!(parent(call).is_some(), is_parent);
+        let linked: Vec<SpanId> = call.links.iter().map(|link| link.span_id).collect();
+        assert_eq!(linked.is_empty(), is_parent);
+        assert!(linked.iter().all(|span_id| *span_id == server.span_id));
+        assert_eq!(call.trace_id == server.trace_id, is_parent);
+    }
 }
 
 /// More than fit: the one that would settle first leaves early, and is counted.
 #[test]
 fn too_many_leave_early() {
-    let mut stitcher = Stitcher::new(IdGenerator::seeded(7), 2);
+    let mut stitcher = Stitcher::new(IdGenerator::seeded(7), 2, Evidence::Answering);
     for (number, name) in ["first", "second", "third"].into_iter().enumerate() {
         let number = number as u64;
         let start_ns = number * MS;
@@ -272,7 +353,7 @@ fn nothing_is_lost_or_left_behind() {
         let mut random = SmallRng::seed_from_u64(seed);
         let capacity = if seed % 3 == 0 { 5 } else { 1_000 };
         let mut stitcher: Stitcher<(u64, SpanId)> =
-            Stitcher::new(IdGenerator::seeded(seed), capacity);
+            Stitcher::new(IdGenerator::seeded(seed), capacity, Evidence::Answering);
         let mut open: Vec<NodeKey> = Vec::new();
         let mut out: Vec<((u64, SpanId), Identity)> = Vec::new();
         let (mut now_ns, mut ended) = (0, 0);
@@ -314,6 +395,21 @@ fn nothing_is_lost_or_left_behind() {
                 }
                 _ => stitcher.handle_tick(now_ns),
             }
+            if let Some(call) = open.get(random.random_range(0..=open.len())).copied() {
+                let exchange = open.get(random.random_range(0..open.len())).copied();
+                match random.random_range(0..12) {
+                    0..=2 if stitcher.nodes[call].kind == Kind::Client => {
+                        stitcher.handle_undecided(call);
+                    }
+                    3 => stitcher.handle_no_caller(call),
+                    4 => {
+                        if let Some(exchange) = exchange {
+                            stitcher.handle_caller(call, exchange, Evidence::Answering);
+                        }
+                    }
+                    _ => {}
+                }
+            }
             out.extend(std::iter::from_fn(|| stitcher.poll()));
         }
         for key in open {
@@ -321,7 +417,8 @@ fn nothing_is_lost_or_left_behind() {
             stitcher.handle_ended(key, now_ns, (ended, span_id));
             ended += 1;
         }
-        stitcher.handle_tick(now_ns + HOLD_NS + WIRE_LINGER_NS);
+        stitcher.handle_tick(now_ns + VERDICT_NS);
+        stitcher.handle_tick(now_ns + 2 * VERDICT_NS);
         out.extend(std::iter::from_fn(|| stitcher.poll()));
         assert_empty(&stitcher);
 

@@ -1,0 +1,131 @@
+//! Which trace and which parent a span gets, once all that can be known of it is. Pure.
+
+use opentelemetry::{SpanId, TraceId};
+
+use crate::{
+    context::{Evidence, IdGenerator, RemoteContext},
+    span::{Attribute, Link, Parent, attribute},
+};
+
+/// Who a span is and where it belongs, final.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+    pub parent: Option<Parent>,
+    pub evidence: Option<Evidence>,
+    pub flags: u8,
+    pub state: String,
+    pub links: Vec<Link>,
+    /// Flags of the remote context at the root of what we know of the trace, for the sampler.
+    pub remote_flags: Option<u8>,
+}
+
+/// The caller's identity, how it was proven, and what its own request carried.
+pub(super) type Caller = (Identity, Evidence, Option<RemoteContext>);
+
+/// Same trace: the nearer parent wins, which is how a proxy that forwards headers untouched appears
+/// between its neighbours. Different traces: the header wins and the other end is a link.
+pub(super) fn server_identity(
+    span_id: SpanId,
+    header: Option<RemoteContext>,
+    caller: Option<Caller>,
+    ids: &mut IdGenerator,
+) -> Identity {
+    match (header, caller) {
+        (Some(header), Some((caller, ..))) if header.trace_id != caller.trace_id => {
+            let link = Link {
+                trace_id: caller.trace_id,
+                span_id: caller.span_id,
+                attributes: vec![Attribute::new(
+                    attribute::LINK_REASON,
+                    "local_wire_of_another_trace",
+                )],
+            };
+            Identity {
+                links: vec![link],
+                ..below_header(span_id, header)
+            }
+        }
+        (_, Some((caller, evidence, _))) => below(span_id, caller, evidence),
+        (Some(header), None) => below_header(span_id, header),
+        (None, None) => root(span_id, ids),
+    }
+}
+
+/// What would be the parent, were its evidence as strong as the user asks.
+pub(super) fn weak_link(caller: Identity) -> Link {
+    Link {
+        trace_id: caller.trace_id,
+        span_id: caller.span_id,
+        attributes: vec![Attribute::new(attribute::LINK_REASON, "weak_evidence")],
+    }
+}
+
+/// A header the program wrote itself names the parent; one that it merely passed on does not.
+pub(super) fn client_identity(
+    span_id: SpanId,
+    header: Option<RemoteContext>,
+    caller: Option<Caller>,
+    ids: &mut IdGenerator,
+) -> Identity {
+    match (header, caller) {
+        (Some(header), Some((caller, evidence, Some(inbound))))
+            if (header.trace_id, header.span_id) == (inbound.trace_id, inbound.span_id) =>
+        {
+            below(span_id, caller, evidence)
+        }
+        (Some(header), _) => below_header(span_id, header),
+        (None, Some((caller, evidence, _))) => below(span_id, caller, evidence),
+        (None, None) => root(span_id, ids),
+    }
+}
+
+fn below(span_id: SpanId, caller: Identity, evidence: Evidence) -> Identity {
+    let is_remote = evidence == Evidence::LocalWire;
+    Identity {
+        trace_id: caller.trace_id,
+        span_id,
+        parent: Some(Parent {
+            span_id: caller.span_id,
+            is_remote,
+        }),
+        evidence: Some(evidence),
+        flags: caller.flags,
+        state: caller.state,
+        links: Vec::new(),
+        remote_flags: caller.remote_flags,
+    }
+}
+
+fn below_header(span_id: SpanId, header: RemoteContext) -> Identity {
+    Identity {
+        trace_id: header.trace_id,
+        span_id,
+        parent: Some(Parent {
+            span_id: header.span_id,
+            is_remote: true,
+        }),
+        evidence: Some(Evidence::Header),
+        flags: header.flags,
+        state: header.state,
+        links: Vec::new(),
+        remote_flags: Some(header.flags),
+    }
+}
+
+/// `sampled`, and the trace id is random: W3C Trace Context level 2, section 3.2.2.5.
+const ROOT_FLAGS: u8 = 0b11;
+
+fn root(span_id: SpanId, ids: &mut IdGenerator) -> Identity {
+    Identity {
+        trace_id: ids.trace_id(),
+        span_id,
+        parent: None,
+        evidence: None,
+        flags: ROOT_FLAGS,
+        state: String::new(),
+        links: Vec::new(),
+        remote_flags: None,
+    }
+}
