@@ -35,9 +35,9 @@ pub(super) struct Span {
     pub(super) role: Role,
     pub(super) subject: Subject,
     pub(super) trace_id: String,
-    pub(super) span_id: String,
+    pub(super) id: String,
     /// Empty for a root.
-    pub(super) parent_span_id: String,
+    pub(super) parent_id: String,
     pub(super) duration_ns: u64,
     pub(super) evidence: Option<String>,
     /// Span ids of its links.
@@ -99,6 +99,7 @@ pub(super) struct Background {
 
 /// The client's duration less that of the front's server span, in microseconds.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "a name ends with its unit")]
 pub(super) struct DurationError {
     pub(super) least_us: i64,
     pub(super) median_us: i64,
@@ -181,7 +182,7 @@ impl<'a> Judge<'a> {
         }
         Self {
             spans,
-            by_id: spans.iter().map(|span| (&*span.span_id, span)).collect(),
+            by_id: spans.iter().map(|span| (&*span.id, span)).collect(),
             by_place,
             cell: Cell::default(),
             faults: Vec::new(),
@@ -204,7 +205,7 @@ impl<'a> Judge<'a> {
         self.cell.recorded.front_client += u32::from(!call.is_empty());
         self.cell.recorded.back_server += u32::from(!back.is_empty());
 
-        for span in front.iter().filter(|span| !span.parent_span_id.is_empty()) {
+        for span in front.iter().filter(|span| !span.parent_id.is_empty()) {
             self.cell.roots_with_parent += 1;
             self.faults.push(self.fault(span));
         }
@@ -226,10 +227,9 @@ impl<'a> Judge<'a> {
     fn join(&mut self, children: &[&Span], parents: &[&Span]) -> Verdict {
         let mut heaviest = Verdict::Missing;
         for child in children {
-            let is_parent = |parent: &&&Span| {
-                child.parent_span_id == parent.span_id && child.trace_id == parent.trace_id
-            };
-            let verdict = if child.parent_span_id.is_empty() {
+            let is_parent =
+                |parent: &&&Span| child.parent_id == parent.id && child.trace_id == parent.trace_id;
+            let verdict = if child.parent_id.is_empty() {
                 Verdict::Orphan
             } else if parents.iter().any(|parent| is_parent(&parent)) {
                 Verdict::Right
@@ -244,9 +244,9 @@ impl<'a> Judge<'a> {
 
     /// Counts the links that calls without a parent have instead of one.
     fn links(&mut self, calls: &[&Span], fronts: &[&Span]) {
-        for call in calls.iter().filter(|call| call.parent_span_id.is_empty()) {
+        for call in calls.iter().filter(|call| call.parent_id.is_empty()) {
             for link in &call.links {
-                if fronts.iter().any(|front| front.span_id == *link) {
+                if fronts.iter().any(|front| front.id == *link) {
                     self.cell.linked_right += 1;
                 } else {
                     self.cell.linked_wrong += 1;
@@ -264,7 +264,7 @@ impl<'a> Judge<'a> {
             match span.role {
                 Role::FrontClient => {
                     self.cell.background.calls += 1;
-                    if !span.parent_span_id.is_empty() {
+                    if !span.parent_id.is_empty() {
                         self.cell.background.with_parent += 1;
                         self.faults.push(self.fault(span));
                     }
@@ -283,7 +283,7 @@ impl<'a> Judge<'a> {
     }
 
     fn fault(&self, span: &Span) -> String {
-        let parent = match self.by_id.get(&*span.parent_span_id) {
+        let parent = match self.by_id.get(&*span.parent_id) {
             None => "a span that was not received".to_owned(),
             Some(parent) if parent.trace_id != span.trace_id => {
                 format!("{} of another trace", parent.place())
@@ -294,8 +294,8 @@ impl<'a> Judge<'a> {
         format!(
             "the {} (span {}) is a child of {parent} (span {}) by {evidence}",
             span.place(),
-            span.span_id,
-            span.parent_span_id
+            span.id,
+            span.parent_id
         )
     }
 }
@@ -329,8 +329,8 @@ impl DurationError {
         errors_ns.sort_unstable();
         let last = errors_ns.len().saturating_sub(1);
         let at = |percent: usize| {
-            let error_ns = errors_ns.get((last * percent).div_ceil(100));
-            error_ns.map_or(0, |error_ns| error_ns / 1_000)
+            let found = errors_ns.get((last * percent).div_ceil(100));
+            found.map_or(0, |error_ns| error_ns / 1_000)
         };
         Self {
             least_us: at(0),

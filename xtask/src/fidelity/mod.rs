@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use clap::builder::PossibleValuesParser;
 use judge::{Cell, Role, Span, Subject};
 use receiver::Receiver;
 use report::Results;
@@ -36,8 +37,9 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these: python_threads, gunicorn, asyncio, node, nginx, go, java, puma, webrick, hyper.
+    /// Only these.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(value_parser = PossibleValuesParser::new(RUNTIMES.map(|runtime| runtime.name)))]
     runtimes: Vec<String>,
     /// Clients at a time [default: 1,8,64].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -98,7 +100,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None => build::agent(build::Profile::Release)?,
     };
 
-    let mut results = Results::default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut results = Results::of(kernel.trim());
     for runtime in runtimes {
         for &clients in clients {
             let what = || format!("{} with {clients} clients", runtime.title);
@@ -106,14 +109,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             say("fidelity", &report::line(runtime, &cell));
             results.insert(runtime, cell);
         }
+        results.note_version(runtime, &(runtime.version)()?);
     }
     if arguments.markdown {
         println!("{}", results.table());
     }
     if arguments.update {
         let mut kept = Results::read()?;
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        kept.update(&results, kernel.trim());
+        kept.update(&results);
         kept.write()?;
     }
     let failures = results.failures();

@@ -154,8 +154,8 @@ impl Received {
             duration_ns: self.end_ns.saturating_sub(self.start_ns),
             evidence: text("ebpf_agent.parent.evidence").map(str::to_owned),
             trace_id: self.trace_id,
-            span_id: self.span_id,
-            parent_span_id: self.parent_span_id,
+            id: self.span_id,
+            parent_id: self.parent_span_id,
             links: self.links.into_iter().map(|link| link.span_id).collect(),
         })
     }

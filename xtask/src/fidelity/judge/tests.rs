@@ -7,8 +7,8 @@ fn span(role: Role, subject: Subject, id: &str, parent: &str) -> Span {
         role,
         subject,
         trace_id: "t".to_owned(),
-        span_id: id.to_owned(),
-        parent_span_id: parent.to_owned(),
+        id: id.to_owned(),
+        parent_id: parent.to_owned(),
         duration_ns: 1_000_000,
         evidence: (!parent.is_empty()).then(|| "thread".to_owned()),
         links: Vec::new(),
@@ -65,7 +65,7 @@ fn a_right_case() {
 #[test]
 fn an_orphan() {
     let mut spans = case(0);
-    spans[1].parent_span_id.clear();
+    spans[1].parent_id.clear();
     spans[1].links = vec!["f0".to_owned(), "f1".to_owned()];
     let cell = judged(1, &spans);
     assert_eq!((cell.in_process.orphan, cell.in_process.right), (1, 0));
@@ -78,7 +78,7 @@ fn an_orphan() {
 #[test]
 fn a_parent_of_another_case() {
     let mut spans = [case(0), case(1)].concat();
-    spans[1].parent_span_id = "f1".to_owned();
+    spans[1].parent_id = "f1".to_owned();
     let (cell, faults) = judge(1, &requests(2), &spans);
     assert_eq!((cell.in_process.right, cell.in_process.wrong), (1, 1));
     assert_eq!((cell.whole_chains, cell.wrong()), (1, 1));
@@ -97,7 +97,7 @@ fn a_parent_elsewhere() {
     assert_eq!((cell.in_process, cell.on_wire), (ONE_WRONG, ONE_WRONG));
 
     let mut spans = case(0);
-    spans[2].parent_span_id = "nobody".to_owned();
+    spans[2].parent_id = "nobody".to_owned();
     let cell = judged(1, &spans);
     assert_eq!((cell.in_process, cell.on_wire), (ONE_RIGHT, ONE_WRONG));
     assert_eq!(cell.whole_chains, 0);
@@ -108,8 +108,8 @@ fn a_parent_elsewhere() {
 fn the_heavier_verdict_counts() {
     let mut spans = [case(0), case(1)].concat();
     let mut again = spans[1].clone();
-    again.span_id = "again".to_owned();
-    again.parent_span_id = "f1".to_owned();
+    again.id = "again".to_owned();
+    again.parent_id = "f1".to_owned();
     spans.push(again);
     let cell = judged(2, &spans);
     assert_eq!((cell.in_process.right, cell.in_process.wrong), (1, 1));
@@ -120,7 +120,7 @@ fn the_heavier_verdict_counts() {
 #[test]
 fn a_first_span_with_a_parent() {
     let mut spans = [case(0), case(1)].concat();
-    spans[3].parent_span_id = "c0".to_owned();
+    spans[3].parent_id = "c0".to_owned();
     let cell = judged(2, &spans);
     assert_eq!((cell.roots_with_parent, cell.wrong()), (1, 1));
 }
@@ -135,13 +135,13 @@ fn background_calls() {
     let cell = judged(1, &spans);
     assert_eq!((cell.background.calls, cell.wrong()), (1, 0));
 
-    spans[3].parent_span_id = "f0".to_owned();
+    spans[3].parent_id = "f0".to_owned();
     let cell = judged(1, &spans);
     assert_eq!((cell.background.with_parent, cell.wrong()), (1, 1));
 
-    spans[3].parent_span_id.clear();
+    spans[3].parent_id.clear();
     spans[3].links.push("f0".to_owned());
-    spans[4].parent_span_id = "c0".to_owned();
+    spans[4].parent_id = "c0".to_owned();
     let cell = judged(1, &spans);
     assert_eq!((cell.background.wrong_on_wire, cell.wrong()), (1, 1));
     assert_eq!(cell.background.linked, 1);
@@ -150,14 +150,14 @@ fn background_calls() {
 /// What is not there is neither right nor wrong, and has no duration.
 #[test]
 fn missing_spans() {
-    let [front, call, back] = case(0);
+    let [front, client, back] = case(0);
     let cell = judged(1, &[front, back]);
     assert_eq!(cell.recorded.front_client, 0);
     assert_eq!(cell.missing(), 1);
     assert_eq!(cell.in_process, Joins::default());
     assert_eq!(cell.on_wire, ONE_WRONG, "its parent was not received");
 
-    let cell = judged(2, &[call]);
+    let cell = judged(2, &[client]);
     assert_eq!(cell.missing(), 5);
     assert_eq!(cell.duration_error, DurationError::default());
 }
