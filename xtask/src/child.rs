@@ -113,8 +113,13 @@ impl Running {
 
     /// Waits until something listens on `port`.
     pub(crate) fn wait_for_port(&mut self, port: u16) -> Result<()> {
+        self.wait_for_port_within(port, Duration::from_secs(10))
+    }
+
+    /// As [`Self::wait_for_port`], for a program that takes longer to start.
+    pub(crate) fn wait_for_port_within(&mut self, port: u16, deadline: Duration) -> Result<()> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        self.wait_until("listening", Duration::from_secs(10), || {
+        self.wait_until("listening", deadline, || {
             TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
         })
     }

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    fidelity,
     steps::{self, capture, say},
     tidy::imports,
     vm,
@@ -96,6 +97,7 @@ fn tables() -> Result<BTreeMap<String, String>> {
     }
     tables.insert("imports".to_owned(), imports::table());
     tables.insert(vm::TABLE.to_owned(), vm::table()?);
+    tables.insert(fidelity::TABLE.to_owned(), fidelity::table()?);
     Ok(tables)
 }
 

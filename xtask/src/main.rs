@@ -12,6 +12,7 @@ mod check;
 mod child;
 mod codegen;
 mod demo;
+mod fidelity;
 mod record;
 mod setup;
 mod steps;
@@ -59,6 +60,8 @@ enum Command {
     VmGuest(vm::GuestArguments),
     /// Measures what the agent costs nginx and itself.
     Bench(bench::Arguments),
+    /// Judges whether the traces of real services in many runtimes are right.
+    Fidelity(fidelity::Arguments),
     /// Traces a small shop of unmodified programs and shows its traces.
     Demo(demo::Arguments),
     /// Records a scene of real programs for the replay tests.
@@ -86,6 +89,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Vm(arguments) => vm::run(arguments),
         Command::VmGuest(arguments) => vm::run_in_guest(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Fidelity(arguments) => fidelity::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Record(arguments) => record::run(arguments),
     }

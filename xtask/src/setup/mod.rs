@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Also installs the programs that tests, bench and demo run.
     #[arg(long)]
     pub(crate) tests: bool,
+    /// Also installs the runtimes that `cargo xtask fidelity` judges.
+    #[arg(long)]
+    pub(crate) fidelity: bool,
 }
 
 /// What has to be there for.
@@ -33,13 +36,15 @@ pub(crate) enum Purpose {
     Show,
     /// All tests.
     Test,
+    /// Services in every runtime of `cargo xtask fidelity`.
+    Fidelity,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    prepare(if arguments.tests {
-        Purpose::Test
-    } else {
-        Purpose::Build
+    prepare(match (arguments.fidelity, arguments.tests) {
+        (true, _) => Purpose::Fidelity,
+        (false, true) => Purpose::Test,
+        (false, false) => Purpose::Build,
     })
 }
 
@@ -48,18 +53,29 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     let cache = Cache::open()?;
     ebpf::ensure_toolchain(&cache)?;
     if purpose >= Purpose::Show {
-        packages::ensure_programs()?;
+        packages::ensure_programs(purpose)?;
     }
     if purpose >= Purpose::Test {
-        packages::ensure_python(&cache)?;
+        packages::ensure_python(&cache, &packages::TESTS)?;
+    }
+    if purpose >= Purpose::Fidelity {
+        packages::ensure_python(&cache, &packages::FIDELITY)?;
     }
     Ok(())
 }
 
 /// The interpreter that has the tests' Python packages.
 pub(crate) fn python() -> Result<PathBuf> {
-    let cache = toolchain::cache_directory().context("neither XDG_CACHE_HOME nor HOME is set")?;
-    Ok(packages::python_in(&cache))
+    Ok(packages::TESTS.interpreter(&cache_directory()?))
+}
+
+/// The interpreter that has the packages of the services; other programs they bring are beside it.
+pub(crate) fn fidelity_python() -> Result<PathBuf> {
+    Ok(packages::FIDELITY.interpreter(&cache_directory()?))
+}
+
+fn cache_directory() -> Result<PathBuf> {
+    toolchain::cache_directory().context("neither XDG_CACHE_HOME nor HOME is set")
 }
 
 /// The project's cache directory, held by one setup at a time.

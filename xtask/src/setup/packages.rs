@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Cache, say};
+use super::{Cache, Purpose, say};
 use crate::steps::{self, Privilege, capture};
 
 /// A program, the Debian package that brings it, and who runs it.
@@ -21,14 +21,44 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("python3", "python3"),   // tests, demo
 ];
 
-/// Lists of Python packages, each beside what needs them. They go into one virtual environment in
-/// the cache directory.
-const PYTHON_REQUIREMENTS: [&str; 2] =
-    ["tests/receiver/requirements.txt", "deploy/requirements.txt"];
+/// Runtimes that only `cargo xtask fidelity` starts, in the same form.
+const RUNTIMES: [(&str, &str); 4] = [
+    ("java", "openjdk-17-jdk-headless"),
+    ("javac", "openjdk-17-jdk-headless"), // a source file is compiled when it is started
+    ("ruby", "ruby"),
+    ("puma", "puma"),
+];
 
-pub(super) fn ensure_programs() -> Result<()> {
+/// A virtual environment in the cache directory.
+pub(super) struct PythonEnvironment {
+    /// Of its directory.
+    name: &'static str,
+    /// Lists of packages, each beside what needs them.
+    requirements: &'static [&'static str],
+}
+
+pub(super) const TESTS: PythonEnvironment = PythonEnvironment {
+    name: "python",
+    requirements: &["tests/receiver/requirements.txt", "deploy/requirements.txt"],
+};
+
+/// Apart, since it is large: it has a Go compiler.
+pub(super) const FIDELITY: PythonEnvironment = PythonEnvironment {
+    name: "python-fidelity",
+    requirements: &["tests/fidelity/requirements.txt"],
+};
+
+impl PythonEnvironment {
+    pub(super) fn interpreter(&self, cache: &Path) -> PathBuf {
+        cache.join(self.name).join("bin/python")
+    }
+}
+
+pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
+    let runtimes = RUNTIMES.iter().filter(|_| purpose >= Purpose::Fidelity);
     let mut missing: Vec<&str> = PROGRAMS
         .iter()
+        .chain(runtimes)
         .filter(|(program, _)| steps::find_program(program).is_none())
         .map(|&(_, package)| package)
         .collect();
@@ -36,6 +66,12 @@ pub(super) fn ensure_programs() -> Result<()> {
     if capture(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_err() {
         missing.push("python3-venv");
     }
+    // Ruby 3.0 and newer do not bring it.
+    let has_webrick = || capture(Command::new("ruby").args(["-e", "require 'webrick'"])).is_ok();
+    if purpose >= Purpose::Fidelity && !has_webrick() {
+        missing.push("ruby-webrick");
+    }
+    missing.dedup();
     if missing.is_empty() {
         say("programs for the tests are ready");
         return Ok(());
@@ -69,29 +105,29 @@ fn install(packages: &[&str]) -> Result<()> {
     capture(apt_get()?.args(arguments).args(packages)).map(drop)
 }
 
-/// The interpreter of the virtual environment.
-pub(super) fn python_in(cache: &Path) -> PathBuf {
-    cache.join("python/bin/python")
-}
-
-pub(super) fn ensure_python(cache: &Cache) -> Result<()> {
+pub(super) fn ensure_python(cache: &Cache, wanted: &PythonEnvironment) -> Result<()> {
+    let python = wanted.interpreter(&cache.path);
+    let environment = cache.path.join(wanted.name);
     let workspace = steps::workspace();
-    let lists: Vec<PathBuf> = PYTHON_REQUIREMENTS.map(|list| workspace.join(list)).into();
-    let mut wanted = String::new();
+    let lists: Vec<PathBuf> = wanted
+        .requirements
+        .iter()
+        .map(|list| workspace.join(list))
+        .collect();
+    let mut listed = String::new();
     for list in &lists {
-        wanted +=
+        listed +=
             &fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
     }
-    let environment = cache.path.join("python");
     // Written last, so it says that everything before it was finished.
     let installed = environment.join("installed");
-    let complete = fs::read_to_string(&installed).is_ok_and(|text| text == wanted);
-    if complete && capture(Command::new(python_in(&cache.path)).arg("--version")).is_ok() {
-        say("Python packages for the tests are ready");
+    let complete = fs::read_to_string(&installed).is_ok_and(|text| text == listed);
+    if complete && capture(Command::new(&python).arg("--version")).is_ok() {
+        say(&format!("Python packages in {} are ready", wanted.name));
         return Ok(());
     }
     say(&format!(
-        "installs the tests' Python packages with pip into {}",
+        "installs Python packages with pip into {}",
         environment.display()
     ));
     capture(
@@ -99,7 +135,7 @@ pub(super) fn ensure_python(cache: &Cache) -> Result<()> {
             .args(["-m", "venv", "--clear"])
             .arg(&environment),
     )?;
-    let mut pip = Command::new(python_in(&cache.path));
+    let mut pip = Command::new(&python);
     pip.args([
         "-m",
         "pip",
@@ -111,5 +147,5 @@ pub(super) fn ensure_python(cache: &Cache) -> Result<()> {
         pip.arg("--requirement").arg(list);
     }
     capture(&mut pip)?;
-    fs::write(&installed, wanted).context("cannot note what was installed")
+    fs::write(&installed, listed).context("cannot note what was installed")
 }
