@@ -15,16 +15,22 @@ const STREAM: u16 = 1;
 const TCP: u16 = 6;
 const NON_BLOCKING: u32 = 0o4000;
 
+/// Stands for a list of epoll sets that cannot be read: no list begins there.
+const UNKNOWN: u64 = u64::MAX;
+
 /// `epoll` is the first word of the file's list of epoll sets: since Linux 5.11 zero when it is in
 /// none, before it points to itself then. What cannot be told counts as polled.
+///
+/// Both are plain numbers, not `Option`s: the compiler would compute with the undefined half of
+/// `None`, which the verifier refuses.
 #[inline(always)]
-fn waiting_flags(file: *const u8, modes: Option<u32>, epoll: Option<u64>) -> u16 {
+fn waiting_flags(file: *const u8, modes: u32, epoll: u64) -> u16 {
     let mut waiting = 0;
-    if modes.is_some_and(|modes| modes & NON_BLOCKING != 0) {
+    if modes & NON_BLOCKING != 0 {
         waiting |= flags::NON_BLOCKING;
     }
     let itself = embedded(file, KernelField::FileEpoll).map_or(0, |links| links as u64);
-    if epoll.is_none_or(|first| first != 0 && first != itself) {
+    if epoll != 0 && epoll != itself {
         waiting |= flags::POLLED;
     }
     waiting
@@ -121,15 +127,15 @@ impl Sock {
             let file = typed_field::<*const u8>(self.0, KernelField::SockSocket)
                 .and_then(|socket| typed_field::<*const u8>(socket, KernelField::SocketFile));
             let Some(file) = file else { return 0 };
-            let modes = typed_field::<u32>(file, KernelField::FileFlags);
-            let epoll = typed_field::<u64>(file, KernelField::FileEpoll);
+            let modes = typed_field(file, KernelField::FileFlags).unwrap_or(0);
+            let epoll = typed_field(file, KernelField::FileEpoll).unwrap_or(UNKNOWN);
             return waiting_flags(file, modes, epoll);
         }
         let file = field::<*const u8>(self.0, KernelField::SockSocket)
             .and_then(|socket| field::<*const u8>(socket, KernelField::SocketFile));
         let Some(file) = file else { return 0 };
-        let modes = field::<u32>(file, KernelField::FileFlags);
-        let epoll = field::<u64>(file, KernelField::FileEpoll);
+        let modes = field(file, KernelField::FileFlags).unwrap_or(0);
+        let epoll = field(file, KernelField::FileEpoll).unwrap_or(UNKNOWN);
         waiting_flags(file, modes, epoll)
     }
 
