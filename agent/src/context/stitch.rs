@@ -523,11 +523,15 @@ impl<T> Stitcher<T> {
             Some((identity, evidence, _)) if evidence > self.weakest => (None, Some(identity)),
             strong => (strong, None),
         };
+        let passing = identity::passing(header.as_ref(), caller.as_ref());
         let mut identity = match kind {
             Kind::Server => server_identity(span_id, header, caller, &mut self.ids),
             Kind::Client => client_identity(span_id, header, caller, &mut self.ids),
         };
-        identity.links.extend(weak.map(identity::weak_link));
+        identity
+            .links
+            .extend(weak.as_ref().map(identity::weak_link));
+        identity.passing = passing;
         if let Some(node) = self.nodes.get_mut(key) {
             node.identity = Some(identity.clone());
         }

@@ -25,7 +25,7 @@ use crate::{
     process::{Facts, Process, Runtime, table::ProcessTable},
     sample::Sampler,
     self_metrics::{Counter, Loss, SelfMetrics},
-    span::{Attribute, Kind, Span, attribute},
+    span::{Attribute, Kind, Span, Value, attribute},
 };
 
 /// Connections watched at one time; the kernel side watches as many.
@@ -427,6 +427,12 @@ impl Engine {
                 continue;
             }
             self.metrics.add(Counter::SpansCreated, 1);
+            if let Some(passing) = identity.passing {
+                let resource = self.enricher.resource(finished.process, &self.processes);
+                let destination = destination(&finished.details.attributes);
+                self.metrics
+                    .pass(passing, resource.service_name(), &destination);
+            }
             if self
                 .sampler
                 .decide(identity.trace_id, identity.remote_flags)
@@ -476,6 +482,23 @@ impl Engine {
             });
             self.commands.push_front(Command::ReadProcess(process));
         }
+    }
+}
+
+/// Where a call went, as its span says it.
+fn destination(attributes: &[Attribute]) -> String {
+    let value = |key| {
+        attributes
+            .iter()
+            .find(|attribute| attribute.key == key)
+            .map(|attribute| &attribute.value)
+    };
+    let address = value(attribute::SERVER_ADDRESS)
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    match value(attribute::SERVER_PORT) {
+        Some(Value::Int(port)) => format!("{address}:{port}"),
+        _ => address.to_owned(),
     }
 }
 

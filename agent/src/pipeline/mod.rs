@@ -17,6 +17,7 @@
     reason = "edge: threads, clocks and the ready file"
 )]
 
+mod findings;
 mod recording;
 mod targets;
 mod threads;

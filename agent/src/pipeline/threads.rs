@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use super::{recording::Recording, targets::Targets};
+use super::{findings::Findings, recording::Recording, targets::Targets};
 use crate::{
     engine::{Command, Engine, replay::Entry},
     event::{ConnectionId, ProcessId, clock::WallClock, decode},
@@ -47,6 +47,9 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// The wall clock is compared with the kernel's this often.
 const CLOCK_NS: u64 = 1_000_000_000;
+
+/// How often it is said who does not pass trace contexts on, and once at the end.
+const FINDINGS_NS: u64 = 60_000_000_000;
 
 enum Message {
     Records(Batch),
@@ -86,6 +89,7 @@ impl Threads {
             let metrics = Arc::clone(&metrics);
             Shell {
                 engine,
+                findings: Findings::default(),
                 connections,
                 targets,
                 recording,
@@ -192,6 +196,7 @@ fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics
 /// The engine with what it needs from outside.
 struct Shell {
     engine: Engine,
+    findings: Findings,
     connections: Connections,
     targets: Targets,
     recording: Recording,
@@ -204,6 +209,7 @@ struct Shell {
 impl Shell {
     fn run(mut self, reader_to_engine: &Receiver<Message>) {
         let mut clock_due_ns = 0;
+        let mut findings_due_ns = boottime_ns() + FINDINGS_NS;
         loop {
             let message = reader_to_engine.recv_timeout(TICK);
             let now_ns = boottime_ns();
@@ -216,6 +222,10 @@ impl Shell {
                 self.engine
                     .handle_clock(WallClock::sampled(boottime_ns, unix_ns));
                 clock_due_ns = now_ns + CLOCK_NS;
+            }
+            if now_ns >= findings_due_ns {
+                self.tell_findings();
+                findings_due_ns = now_ns + FINDINGS_NS;
             }
             match message {
                 Ok(Message::Records(batch)) => self.handle_batch(&batch),
@@ -239,6 +249,13 @@ impl Shell {
         self.recording.flush();
         self.engine.handle_shutdown(now_ns);
         self.hand_out();
+        self.tell_findings();
+    }
+
+    fn tell_findings(&mut self) {
+        for line in self.findings.lines(self.metrics.passed()) {
+            tracing::warn!("{line}");
+        }
     }
 
     fn handle_batch(&mut self, batch: &Batch) {

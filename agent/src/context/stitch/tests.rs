@@ -287,6 +287,36 @@ fn an_undecided_call_does_not_wait_for_ever() {
     }
 }
 
+/// What a call does with the context that its request carried is told, where it carried one.
+#[test]
+fn what_is_passed_on() {
+    use crate::self_metrics::Passing::{Kept, Missing, Replaced};
+    let cases = [
+        (Some(context(1, 2)), Some(context(1, 3)), Some(Kept)),
+        (Some(context(1, 2)), Some(context(1, 2)), Some(Kept)),
+        (Some(context(1, 2)), Some(context(7, 2)), Some(Replaced)),
+        (Some(context(1, 2)), None, Some(Missing)),
+        (None, Some(context(1, 2)), None),
+        (None, None, None),
+    ];
+    for (inbound, outbound, expected) in cases {
+        let mut stitcher = stitcher();
+        let server = stitcher.handle_started(begin(Kind::Server, 0, None));
+        if let Some(inbound) = inbound {
+            stitcher.handle_header(server, inbound);
+        }
+        let call = stitcher.handle_started(called(MS, server, None));
+        if let Some(outbound) = outbound {
+            stitcher.handle_header(call, outbound);
+        }
+        stitcher.handle_ended(call, 2 * MS, "call");
+        stitcher.handle_ended(server, 3 * MS, "server");
+        let out = settled(&mut stitcher);
+        let passing = out.iter().map(|(_, identity)| identity.passing);
+        assert_eq!(passing.collect::<Vec<_>>(), [expected, None]);
+    }
+}
+
 /// Evidence weaker than the user asks for makes a link.
 #[test]
 fn weak_evidence_makes_a_link() {
