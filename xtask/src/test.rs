@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::{
     build::{self, Profile},
-    check,
+    check, fidelity,
     setup::{self, Purpose},
     steps::{self, Privilege, say},
 };
@@ -24,6 +24,10 @@ pub(crate) fn run() -> Result<()> {
     let mut manifests = Command::new(&python);
     manifests.arg(steps::workspace().join("deploy/validate.py"));
     steps::run_timed("manifests and examples in deploy/", &mut manifests)?;
+
+    if Privilege::detect() != Privilege::Missing {
+        fidelity::run_quick(&agent)?;
+    }
 
     let mut build = steps::cargo();
     build

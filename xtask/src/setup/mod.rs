@@ -74,7 +74,8 @@ pub(crate) fn fidelity_python() -> Result<PathBuf> {
     Ok(packages::FIDELITY.interpreter(&cache_directory()?))
 }
 
-fn cache_directory() -> Result<PathBuf> {
+/// Where things stay that are slow to make again.
+pub(crate) fn cache_directory() -> Result<PathBuf> {
     toolchain::cache_directory().context("neither XDG_CACHE_HOME nor HOME is set")
 }
 
