@@ -64,7 +64,7 @@ impl From<u32> for Traced {
 pub const PROVISIONAL: u64 = 1 << 63;
 
 wire! {
-    /// A traced process started another; the child is traced from its first instruction.
+    /// A traced process started another, or a thread; it is traced from its first instruction.
     pub struct ProcessFork {
         pub header: crate::record::RecordHeader,
         pub parent: ExecutionUnit,
@@ -73,7 +73,8 @@ wire! {
 }
 
 wire! {
-    /// The last thread of a traced process ended.
+    /// A thread of a traced process ended; as [`crate::record::RecordKind::ProcessExit`] the last
+    /// one.
     pub struct ProcessExit {
         pub header: crate::record::RecordHeader,
         pub unit: ExecutionUnit,

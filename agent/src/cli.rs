@@ -105,7 +105,7 @@ pub struct Options {
         long,
         value_name = "GRADE",
         help = "Weakest evidence that makes a parent: header, local_wire, loop, thread, \
-                answering; a weaker one makes a link [default: answering]"
+                answering, started; a weaker one makes a link [default: started]"
     )]
     pub parent_evidence: Option<String>,
 

@@ -6,6 +6,7 @@
 //! | `local_wire` | both ends of one connection were seen on this host, at the same byte |
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //! | `thread` | a blocking server's thread made the call between request and answer |
+//! | `started` | the call was made by a thread or process that was started for the request and ended before it |
 //! | `answering` | the thread that made the call wrote the request's answer, and is no loop |
 //!
 //! A request whose parent is not proven has none.
@@ -13,6 +14,7 @@
 pub mod answering;
 pub mod lineage;
 pub mod propagation;
+pub mod started;
 pub mod stitch;
 
 use opentelemetry::{SpanId, TraceId};
@@ -26,8 +28,9 @@ pub enum Evidence {
     LocalWire,
     Loop,
     Thread,
-    #[default]
     Answering,
+    #[default]
+    Started,
 }
 
 impl Evidence {
@@ -38,20 +41,22 @@ impl Evidence {
             Self::LocalWire => "local_wire",
             Self::Loop => "loop",
             Self::Thread => "thread",
+            Self::Started => "started",
             Self::Answering => "answering",
         }
     }
 
     /// All names, strongest first.
-    pub const NAMES: &str = "header, local_wire, loop, thread, answering";
+    pub const NAMES: &str = "header, local_wire, loop, thread, answering, started";
 
     /// All of them, strongest first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Header,
         Self::LocalWire,
         Self::Loop,
         Self::Thread,
         Self::Answering,
+        Self::Started,
     ];
 }
 

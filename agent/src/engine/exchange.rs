@@ -10,6 +10,7 @@ use crate::{
         answering::{Answering, Verdict},
         lineage::{Discipline, Lineage, Use},
         propagation,
+        started::{Child, Starts},
         stitch::{Beginning, NodeKey, WireKey},
     },
     event::{ConnectionId, Direction, Endpoints, ProcessId, Unit},
@@ -43,6 +44,7 @@ pub(super) struct Exchanges {
     latest: FxHashMap<ConnectionId, NodeKey>,
     pub(super) lineage: Lineage<NodeKey>,
     answering: Answering<NodeKey>,
+    starts: Starts<NodeKey>,
 }
 
 impl Exchanges {
@@ -87,6 +89,7 @@ impl Exchanges {
                     .insert((connection.id, exchange), Open { node, unit });
                 match kind {
                     Kind::Server => {
+                        self.note_worker(unit, stitcher);
                         self.lineage
                             .handle_request(unit, connection.id, node, discipline);
                         if discipline != Discipline::Loop {
@@ -98,8 +101,12 @@ impl Exchanges {
                         self.latest.insert(connection.id, node);
                     }
                     Kind::Client => {
-                        if caller.is_none() && self.answering.handle_call(unit, node, time_ns) {
-                            stitcher.handle_undecided(node);
+                        if caller.is_none() {
+                            let supposed = self.starts.handle_call(unit, node, time_ns);
+                            if supposed.is_some() || self.answering.handle_call(unit, node, time_ns)
+                            {
+                                stitcher.handle_undecided(node, supposed);
+                            }
                         }
                     }
                 }
@@ -112,10 +119,11 @@ impl Exchanges {
                 }
             }
             Progress::ResponseStarted { exchange, .. } => {
-                if let Some(open) = self.open.get(&(connection.id, exchange)) {
+                if let Some(open) = self.open.get(&(connection.id, exchange)).copied() {
                     stitcher.handle_answered(open.node);
                     if let (Kind::Server, Some(origin)) = (connection.kind, sender(origin)) {
                         let is_polled = origin.non_blocking && origin.polled;
+                        self.note_worker(origin.unit, stitcher);
                         self.answering
                             .handle_answer(origin.unit, open.node, is_polled);
                     }
@@ -135,6 +143,7 @@ impl Exchanges {
                 if connection.kind == Kind::Server {
                     let last = sender(origin).map(|origin| origin.unit);
                     self.answering.handle_finished(open.node, last);
+                    self.starts.handle_finished(open.node, end_ns);
                 }
                 if self.latest.get(&connection.id) == Some(&open.node) {
                     self.latest.remove(&connection.id);
@@ -156,7 +165,7 @@ impl Exchanges {
 
     /// Calls whose request is known now, or never will be.
     fn tell_verdicts(&mut self, stitcher: &mut Stitcher<Finished>) {
-        while let Some(verdict) = self.answering.poll() {
+        while let Some(verdict) = self.answering.poll().or_else(|| self.starts.poll()) {
             match verdict {
                 Verdict::Made { call, exchange } => {
                     stitcher.handle_caller(call, exchange, Evidence::Answering);
@@ -171,11 +180,57 @@ impl Exchanges {
         self.latest.clear();
         self.lineage.handle_loss();
         self.answering.handle_loss();
+        self.starts.handle_loss();
         self.tell_verdicts(stitcher);
+    }
+
+    /// A thread started a process or another thread.
+    pub(super) fn handle_start(&mut self, starter: Unit, child: Unit) {
+        let exchange = self.lineage.works_for(starter);
+        let child = if starter.process == child.process {
+            Child::Thread(child)
+        } else {
+            Child::Process(child.process)
+        };
+        self.starts.handle_start(starter, child, exchange);
+    }
+
+    /// A thread serves a request of its own: calls it made before may belong to that.
+    fn note_worker(&mut self, unit: Unit, stitcher: &mut Stitcher<Finished>) {
+        for (start_ns, call) in self.starts.handle_worker(unit) {
+            if !self.answering.handle_call(unit, call, start_ns) {
+                stitcher.handle_no_caller(call);
+            }
+        }
+    }
+
+    /// Time passes.
+    pub(super) fn handle_tick(&mut self, now_ns: u64, stitcher: &mut Stitcher<Finished>) {
+        self.starts.handle_tick(now_ns);
+        self.tell_verdicts(stitcher);
+    }
+
+    /// A thread ended that was not the last one of its process.
+    pub(super) fn handle_thread_exit(&mut self, unit: Unit, stitcher: &mut Stitcher<Finished>) {
+        self.settle_started(Child::Thread(unit), stitcher);
+        self.lineage.handle_thread_exit(unit);
+        self.answering.handle_thread_exit(unit);
+        self.tell_verdicts(stitcher);
+    }
+
+    /// Calls of what has ended, before the request did that it was started for.
+    fn settle_started(&mut self, child: Child, stitcher: &mut Stitcher<Finished>) {
+        let Some((exchange, calls)) = self.starts.handle_end(child) else {
+            return;
+        };
+        for call in calls {
+            stitcher.handle_caller(call, exchange, Evidence::Started);
+        }
     }
 
     /// The process ended, and its threads with it.
     pub(super) fn handle_exit(&mut self, process: ProcessId, stitcher: &mut Stitcher<Finished>) {
+        self.settle_started(Child::Process(process), stitcher);
         self.lineage.handle_exit(|unit| unit.process == process);
         self.answering.handle_exit(process);
         self.tell_verdicts(stitcher);
@@ -187,6 +242,7 @@ impl Exchanges {
             && self.latest.is_empty()
             && self.lineage.is_empty()
             && self.answering.is_empty()
+            && self.starts.is_empty()
     }
 
     /// The call an event loop waits for on a client connection.

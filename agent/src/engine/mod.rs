@@ -168,10 +168,17 @@ impl Engine {
                 }
             }
             EventKind::Fork { parent, child } => {
+                self.exchanges.handle_start(parent, child);
+                if parent.process == child.process {
+                    return;
+                }
                 self.processes.handle_fork(parent.process, child.process);
                 if self.rejected.contains_key(&parent.process) {
                     self.commands.push_back(Command::Consider(child.process));
                 }
+            }
+            EventKind::ThreadExit { unit } => {
+                self.exchanges.handle_thread_exit(unit, &mut self.stitcher);
             }
             EventKind::Exit { process } => {
                 self.exchanges.handle_exit(process, &mut self.stitcher);
@@ -252,6 +259,7 @@ impl Engine {
         for id in self.connections.idle(now_ns) {
             self.end_connection(id, now_ns);
         }
+        self.exchanges.handle_tick(now_ns, &mut self.stitcher);
         self.stitcher.handle_tick(now_ns);
         self.finish_spans();
         self.rejected

@@ -62,6 +62,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
                 process: unit(&record.unit).process,
             }
         }
+        RecordKind::ThreadExit => {
+            let (record, _) = read::<ProcessExit>(bytes)?;
+            EventKind::ThreadExit {
+                unit: unit(&record.unit),
+            }
+        }
         RecordKind::ProcessListen => {
             let (record, _) = read::<ProcessListen>(bytes)?;
             EventKind::Listen {

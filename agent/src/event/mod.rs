@@ -85,12 +85,17 @@ pub enum EventKind<'a> {
         outbound: DirectionState,
     },
     Exec(Exec<'a>),
+    /// A thread started a process, or a thread of its own process.
     Fork {
         parent: Unit,
         child: Unit,
     },
     Exit {
         process: ProcessId,
+    },
+    /// A thread ended that was not the last one of its process.
+    ThreadExit {
+        unit: Unit,
     },
     Listen {
         process: ProcessId,

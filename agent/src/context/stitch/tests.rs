@@ -238,7 +238,7 @@ fn an_undecided_call_waits_with_all_below_it() {
     let mut stitcher = stitcher();
     let request = stitcher.handle_started(begin(Kind::Server, 0, None));
     let call = stitcher.handle_started(begin(Kind::Client, MS, wire(1)));
-    stitcher.handle_undecided(call);
+    stitcher.handle_undecided(call, None);
     let server = stitcher.handle_started(begin(Kind::Server, MS, wire(1)));
     stitcher.handle_ended(server, 2 * MS, "server");
     stitcher.handle_ended(call, 3 * MS, "call");
@@ -264,7 +264,7 @@ fn an_undecided_call_does_not_wait_for_ever() {
     for is_told in [true, false] {
         let mut stitcher = stitcher();
         let call = stitcher.handle_started(begin(Kind::Client, MS, wire(1)));
-        stitcher.handle_undecided(call);
+        stitcher.handle_undecided(call, None);
         let server = stitcher.handle_started(begin(Kind::Server, MS, wire(1)));
         stitcher.handle_ended(server, 2 * MS, "server");
         stitcher.handle_ended(call, 3 * MS, "call");
@@ -429,7 +429,8 @@ fn nothing_is_lost_or_left_behind() {
                 let exchange = open.get(random.random_range(0..open.len())).copied();
                 match random.random_range(0..12) {
                     0..=2 if stitcher.nodes[call].kind == Kind::Client => {
-                        stitcher.handle_undecided(call);
+                        let is_server = |key: &NodeKey| stitcher.nodes[*key].kind == Kind::Server;
+                        stitcher.handle_undecided(call, exchange.filter(is_server));
                     }
                     3 => stitcher.handle_no_caller(call),
                     4 => {
