@@ -326,7 +326,7 @@ mod tests {
             .flat_map(|_| checkout().into_iter().chain([remote_span()]))
             .collect();
         for (index, span) in spans.iter_mut().enumerate() {
-            span.name = "n".repeat(index * 7 % 300);
+            span.name = "n".repeat(index * 7 % 300).into();
         }
         // One resource is as long as many spans.
         let model = spans[0].clone();

@@ -217,7 +217,7 @@ mod tests {
         spans.insert(2, remote_span());
         assert_same(&spans);
         let mut bare = spans.swap_remove(0);
-        bare.name.clear();
+        bare.name = "".into();
         bare.attributes.clear();
         (bare.start_ns, bare.end_ns) = (0, 0);
         bare.status = Status::Error(String::new());

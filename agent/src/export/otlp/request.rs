@@ -103,7 +103,7 @@ fn proto_span(span: &Span) -> ProtoSpan {
             .parent
             .map_or_else(Vec::new, |parent| parent.span_id.to_bytes().to_vec()),
         flags: flags(span.trace_flags, span.parent),
-        name: span.name.clone(),
+        name: span.name.clone().into_owned(),
         kind: match span.kind {
             Kind::Server => proto_span::SpanKind::Server,
             Kind::Client => proto_span::SpanKind::Client,

@@ -77,7 +77,7 @@ fn span_data(span: &Span) -> SpanData {
             Kind::Server => SpanKind::Server,
             Kind::Client => SpanKind::Client,
         },
-        name: span.name.clone().into(),
+        name: span.name.clone(),
         start_time: time(span.start_ns),
         end_time: time(span.end_ns),
         attributes: key_values(&span.attributes),
