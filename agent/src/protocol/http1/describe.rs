@@ -102,8 +102,7 @@ pub(super) fn request(ends: &Ends, line: &RequestLine<'_>, fields: &Fields<'_>) 
         version,
     );
     if let Some(agent) = fields.user_agent {
-        let agent = CompactString::from(text(agent));
-        push(&mut attributes, attribute::USER_AGENT_ORIGINAL, agent);
+        push(&mut attributes, attribute::USER_AGENT_ORIGINAL, text(agent));
     }
     Draft {
         name: method.unwrap_or("HTTP"),
@@ -123,8 +122,7 @@ fn server_attributes(
     if let Some((path, query)) = target.path_and_query() {
         push(attributes, attribute::URL_PATH, CompactString::new(path));
         if let Some(query) = query {
-            let query = CompactString::from(redact::query(query));
-            push(attributes, attribute::URL_QUERY, query);
+            push(attributes, attribute::URL_QUERY, redact::query(query));
         }
     }
     let server = Server::of(target, fields, &ends.endpoint.local, scheme);
