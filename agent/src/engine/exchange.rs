@@ -26,7 +26,7 @@ pub(super) struct Finished {
     pub(super) kind: Kind,
     pub(super) start_ns: u64,
     pub(super) end_ns: u64,
-    pub(super) details: Box<Details>,
+    pub(super) details: Details,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -25,7 +25,7 @@ use crate::{
     process::{Facts, Process, Runtime, table::ProcessTable},
     sample::Sampler,
     self_metrics::{Counter, Loss, SelfMetrics},
-    span::{Attribute, Kind, Span, Value, attribute},
+    span::{Attribute, Kind, Resource, Span, Value, attribute},
 };
 
 /// Connections watched at one time; the kernel side watches as many.
@@ -430,31 +430,44 @@ impl Engine {
         if forced > 0 {
             self.metrics.lose(Loss::TraceHoldFull, "", forced);
         }
+        // Spans come in runs of one process: it is looked up once for each run.
+        let mut run: Option<(ProcessId, Arc<Resource>)> = None;
+        let (mut created, mut not_sampled) = (0, 0);
         while let Some((finished, identity)) = self.stitcher.poll() {
-            if self.rejected.contains_key(&finished.process) {
+            let process = finished.process;
+            if self.rejected.contains_key(&process) {
                 continue;
             }
-            self.metrics.add(Counter::SpansCreated, 1);
+            created += 1;
+            let resource = match &run {
+                Some((last, resource)) if *last == process => Arc::clone(resource),
+                _ => {
+                    let resource = self.enricher.resource(process, &self.processes);
+                    run = Some((process, Arc::clone(&resource)));
+                    resource
+                }
+            };
             if let Some(passing) = identity.passing {
-                let resource = self.enricher.resource(finished.process, &self.processes);
                 let destination = destination(&finished.details.attributes);
                 self.metrics
                     .pass(passing, resource.service_name(), &destination);
             }
-            if self
+            if !self
                 .sampler
                 .decide(identity.trace_id, identity.remote_flags)
             {
-                let span = self.span(finished, identity);
-                self.spans.push(span);
-            } else {
-                self.metrics.add(Counter::SpansNotSampled, 1);
+                not_sampled += 1;
+                continue;
             }
+            let span = self.span(finished, identity, resource);
+            self.spans.push(span);
         }
+        self.metrics.add(Counter::SpansCreated, created);
+        self.metrics.add(Counter::SpansNotSampled, not_sampled);
     }
 
-    fn span(&mut self, finished: Finished, identity: Identity) -> Span {
-        let mut details = *finished.details;
+    fn span(&self, finished: Finished, identity: Identity, resource: Arc<Resource>) -> Span {
+        let mut details = finished.details;
         if let Some(evidence) = identity.evidence {
             details
                 .attributes
@@ -473,7 +486,7 @@ impl Engine {
             status: details.status,
             attributes: details.attributes,
             links: identity.links,
-            resource: self.enricher.resource(finished.process, &self.processes),
+            resource,
         }
     }
 

@@ -10,7 +10,7 @@ use agent_common::{
     kernel_config::{KernelConfig, KernelField, PortRange},
     limits,
 };
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, Endianness, include_bytes_aligned};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tracing::{debug, info, warn};
@@ -92,8 +92,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
         return Err(LoadError::NoObject);
     }
     raise_memlock();
-    let types = kernel_types()?;
-    let btf = Btf::from_sys_fs().map_err(|error| LoadError::BadBtf(error.to_string()))?;
+    let (types, btf) = kernel_types()?;
     let mut config = KernelConfig::DEFAULT;
     let missing_features = missing_features(&resolve(&types, &mut config))?;
     select(settings, &mut config);
@@ -170,9 +169,15 @@ fn finish(mut ebpf: Ebpf, report: Report) -> Result<Kernel, LoadError> {
     })
 }
 
-fn kernel_types() -> Result<KernelTypes, LoadError> {
+/// Read once, for both: a block of this size that is freed before the others are made has malloc
+/// of glibc take them from its heap, where they stay for good: 12 MiB (mallopt(3),
+/// `M_MMAP_THRESHOLD`).
+fn kernel_types() -> Result<(KernelTypes, Btf), LoadError> {
     let raw = std::fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
-    KernelTypes::parse(raw).map_err(|error| LoadError::BadBtf(error.to_string()))
+    let btf = Btf::parse(&raw, Endianness::default())
+        .map_err(|error| LoadError::BadBtf(error.to_string()))?;
+    let types = KernelTypes::parse(raw).map_err(|error| LoadError::BadBtf(error.to_string()))?;
+    Ok((types, btf))
 }
 
 /// Features that are off; an error when capture itself is among them.

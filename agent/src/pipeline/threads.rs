@@ -162,7 +162,8 @@ fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics
             batch.completeness = Completeness::Holed;
         }
         let (records, bytes) = (batch.records, batch.bytes.len() as u64);
-        let message = Message::Records(std::mem::take(&mut batch));
+        let next = Batch::with_room(batch.bytes.len());
+        let message = Message::Records(std::mem::replace(&mut batch, next));
         let sent = if is_last && !has_more {
             sender
                 .send(message)
