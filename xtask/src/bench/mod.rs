@@ -3,7 +3,10 @@
 //! Runs with and without the agent alternate, so that a machine that gets slower or faster
 //! meanwhile weighs on both. Numbers are printed, never asserted.
 
+pub(crate) mod guest;
+mod load;
 mod sink;
+mod spread;
 mod usage;
 
 use std::{
@@ -39,6 +42,8 @@ pub(crate) struct Arguments {
     /// An agent to measure instead of building one.
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
+    #[arg(long)]
+    guest: bool,
 }
 
 /// One worker, a small static reply, and an access log, as a busy real one has.
@@ -70,6 +75,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(binary) => binary.clone(),
         None => build::agent(build::Profile::Release)?,
     };
+    if arguments.guest {
+        return guest::run(&guest::visible(binary)?, arguments.seconds).map(drop);
+    }
     let directory = TemporaryDirectory::create("bench")?;
     let [port] = child::free_ports()?;
     let mut nginx = start_nginx(&directory.0, port)?;
