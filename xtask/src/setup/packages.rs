@@ -21,17 +21,20 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("python3", "python3"),   // tests, demo
 ];
 
+/// As [`PROGRAMS`], of bench alone.
+const BENCH_PROGRAMS: [(&str, &str); 3] = [
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
+    ("bpftool", "bpftool"),
+];
+
 /// Lists of Python packages, each beside what needs them. They go into one virtual environment in
 /// the cache directory.
 const PYTHON_REQUIREMENTS: [&str; 2] =
     ["tests/receiver/requirements.txt", "deploy/requirements.txt"];
 
 pub(super) fn ensure_programs() -> Result<()> {
-    let mut missing: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| steps::find_program(program).is_none())
-        .map(|&(_, package)| package)
-        .collect();
+    let mut missing = missing(&PROGRAMS);
     // Debian splits `venv` from Python; others bring it. Tests install Python packages into one.
     if capture(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_err() {
         missing.push("python3-venv");
@@ -40,12 +43,28 @@ pub(super) fn ensure_programs() -> Result<()> {
         say("programs for the tests are ready");
         return Ok(());
     }
-    say(&format!("installs {} with apt", missing.join(" ")));
     install(&missing)
+}
+
+pub(super) fn ensure_bench_programs() -> Result<()> {
+    let missing = missing(&BENCH_PROGRAMS);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing)
+}
+
+/// The packages of programs that are not there.
+fn missing(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let absent = programs
+        .iter()
+        .filter(|(program, _)| steps::find_program(program).is_none());
+    absent.map(|&(_, package)| package).collect()
 }
 
 fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
+    say(&format!("installs {list} with apt"));
     let Some(apt) = steps::find_program("apt-get") else {
         bail!("these programs are missing and there is no apt to install them: {list}");
     };

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{steps::say, vm};
@@ -87,7 +87,7 @@ pub(super) fn megabytes(kilobytes: u64) -> f64 {
 
 /// The figures, and the kernel they come from.
 pub(super) fn run(agent: &Path, seconds: u32) -> Result<(String, Figures)> {
-    let agent = agent.canonicalize().context("no such agent")?;
+    let agent = visible(agent)?;
     let own = env::current_exe().context("the path of this program is not known")?;
     let seconds = seconds.to_string();
     let words: [&std::ffi::OsStr; 7] = [
@@ -112,14 +112,15 @@ pub(super) fn run(agent: &Path, seconds: u32) -> Result<(String, Figures)> {
     Ok((release, figures))
 }
 
-/// The agent to measure: a path that the guest can see, too.
-pub(super) fn visible(agent: PathBuf) -> Result<PathBuf> {
+/// The agent's path, as long as the guest can see it.
+fn visible(agent: &Path) -> Result<PathBuf> {
     let path = agent.canonicalize().context("no such agent")?;
-    anyhow::ensure!(
-        !path.starts_with(env::temp_dir()),
+    let hidden = env::temp_dir();
+    ensure!(
+        !path.starts_with(&hidden),
         "{} is hidden in the guest, which has a {} of its own: copy it below target/",
         path.display(),
-        env::temp_dir().display()
+        hidden.display()
     );
     Ok(path)
 }
