@@ -29,9 +29,10 @@ struct Recording {
     spans: usize,
 }
 
+/// The name in the report, from which `cargo xtask bench` also takes the number of spans.
 impl fmt::Display for Recording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        write!(f, "{}:{}", self.name, self.spans)
     }
 }
 
@@ -39,7 +40,9 @@ impl fmt::Display for Recording {
 fn recordings() -> Vec<Recording> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recordings");
     let listed = fs::read_dir(directory).expect("the recordings of the tests are there");
-    let mut paths: Vec<_> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut paths: Vec<_> = listed
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "rec"));
     paths.sort();
     paths.extend(env::var_os("ENGINE_RECORDING").map(Into::into));

@@ -116,7 +116,10 @@ impl Parts<'_> {
     }
 
     fn count(&self) -> Result<Standing> {
-        let counting = self.counting.as_ref().context("the counting probes were not built")?;
+        let counting = self
+            .counting
+            .as_ref()
+            .context("the counting probes were not built")?;
         let ready = self.directory.join("counting.ready");
         remove_file(&ready)?;
         let privilege = Privilege::detect();
@@ -125,8 +128,7 @@ impl Parts<'_> {
             .context("attaching probes needs root")?;
         command.arg(&counting.object).arg(&ready);
         let started = Instant::now();
-        let mut process =
-            Running::start_as(privilege, "counting", self.directory, &mut command)?;
+        let mut process = Running::start_as(privilege, "counting", self.directory, &mut command)?;
         process.wait_until("attached probe", Duration::from_secs(10), || ready.exists())?;
         Ok(Standing {
             process,
@@ -237,7 +239,10 @@ impl Counting {
         steps::run_timed("building what loads them", &mut loader)?;
         let counting = Self {
             loader: build::target_directory().join("debug/examples").join(NAME),
-            object: place.join(crate::toolchain::TARGET).join("release").join(NAME),
+            object: place
+                .join(crate::toolchain::TARGET)
+                .join("release")
+                .join(NAME),
         };
         for file in [&counting.loader, &counting.object] {
             ensure!(file.is_file(), "{} was not built", file.display());

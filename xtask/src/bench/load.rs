@@ -111,38 +111,39 @@ mod tests {
     use super::*;
 
     /// As wrk 4.1.0 wrote it.
-    const WRK: &str = "Running 1s test @ http://127.0.0.1:8080/
-  1 threads and 16 connections
+    const WRK: &str = "Running 1s test @ http://127.0.0.1:18888/kernels.json
+  1 threads and 4 connections
   Thread Stats   Avg      Stdev     Max   +/- Stdev
-    Latency   188.32us  149.31us   5.63ms   96.89%
-    Req/Sec    82.40k     8.60k   95.15k    72.73%
+    Latency     6.96ms    9.03ms  60.33ms   86.71%
+    Req/Sec     0.93k   592.50     2.31k    70.00%
   Latency Distribution
-     50%  172.00us
-     75%  209.00us
-     90%  256.00us
-     99%    1.01ms
-  90141 requests in 1.10s, 15.47MB read
-Requests/sec:  81934.47
-Transfer/sec:     14.07MB
+     50%  280.00us
+     75%    8.48ms
+     90%   18.95ms
+     99%   43.21ms
+  945 requests in 1.04s, 24.70MB read
+Requests/sec:    905.85
+Transfer/sec:     23.68MB
 ";
 
     /// As redis-benchmark 7.0.15 wrote it.
-    const REDIS: &str = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\
+    const REDIS: &str =
+        "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\
 \"p95_latency_ms\",\"p99_latency_ms\",\"max_latency_ms\"
-\"GET\",\"52631.58\",\"0.161\",\"0.048\",\"0.151\",\"0.215\",\"0.367\",\"1.111\"
+\"GET\",\"39370.08\",\"0.283\",\"0.048\",\"0.207\",\"0.335\",\"2.615\",\"21.775\"
 ";
 
     /// Totals, rates and times in one unit.
     #[test]
     fn wrk_is_read() {
         let load = Load {
-            requests: 90_141,
-            rate: 81_934.47,
-            p50_us: 172.0,
-            p99_us: 1_010.0,
+            requests: 945,
+            rate: 905.85,
+            p50_us: 280.0,
+            p99_us: 43_210.0,
         };
         assert_eq!(read_wrk(WRK), Some(load));
-        let failed = format!("{WRK}  Non-2xx or 3xx responses: 7\n");
+        let failed = format!("{WRK}  Non-2xx or 3xx responses: 1042\n");
         assert_eq!(read_wrk(&failed), None, "answers that are errors");
     }
 
@@ -150,13 +151,13 @@ Transfer/sec:     14.07MB
     #[test]
     fn redis_benchmark_is_read() {
         let load = Load {
-            requests: 1_000,
-            rate: 52_631.58,
-            p50_us: 151.0,
-            p99_us: 367.0,
+            requests: 20_000,
+            rate: 39_370.08,
+            p50_us: 207.0,
+            p99_us: 2_615.0,
         };
         let warned = format!("WARNING: Could not fetch server CONFIG\n{REDIS}");
-        assert_eq!(read_redis_benchmark(&warned, 1_000), Some(load));
-        assert_eq!(read_redis_benchmark("\"test\",\"rps\"\n", 1_000), None);
+        assert_eq!(read_redis_benchmark(&warned, 20_000), Some(load));
+        assert_eq!(read_redis_benchmark("\"test\",\"rps\"\n", 20_000), None);
     }
 }

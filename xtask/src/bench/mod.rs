@@ -88,7 +88,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.update {
         results.write()?;
         tables::write()?;
-        say("bench", "docs/bench.json, docs/bench.md and the README have these results");
+        say(
+            "bench",
+            "docs/bench.json, docs/bench.md and the README have these results",
+        );
     }
     Ok(())
 }
@@ -117,7 +120,10 @@ fn subjects(
             seconds: arguments.seconds,
         };
         let result = rounds.run()?;
-        say("bench", &format!("{}\n{}", subject.name(), tables::of_subject(&result)));
+        say(
+            "bench",
+            &format!("{}\n{}", subject.name(), tables::of_subject(&result)),
+        );
         results.replace(result);
     }
     Ok(())

@@ -45,7 +45,9 @@ impl Counted {
         let mut runs = Runs::new();
         for (id, run) in runs_by_id(&held) {
             let name = names.get(&id).cloned();
-            let sum: &mut Run = runs.entry(name.unwrap_or_else(|| id.to_string())).or_default();
+            let sum: &mut Run = runs
+                .entry(name.unwrap_or_else(|| id.to_string()))
+                .or_default();
             sum.hits += run.hits;
             sum.ns += run.ns;
         }
@@ -133,7 +135,13 @@ pos:\t0\nprog_id:\t7\nrun_time_ns:\t9000\nrun_cnt:\t30
         let runs = runs_by_id(HELD);
         assert_eq!(
             runs,
-            BTreeMap::from([(7, Run { hits: 30, ns: 9_000 })])
+            BTreeMap::from([(
+                7,
+                Run {
+                    hits: 30,
+                    ns: 9_000
+                }
+            )])
         );
     }
 

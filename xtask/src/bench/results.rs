@@ -177,7 +177,11 @@ impl Results {
 
     /// Puts the new result of a program where the old one was.
     pub(super) fn replace(&mut self, subject: SubjectResult) {
-        match self.subjects.iter_mut().find(|old| old.name == subject.name) {
+        match self
+            .subjects
+            .iter_mut()
+            .find(|old| old.name == subject.name)
+        {
             Some(old) => *old = subject,
             None => self.subjects.push(subject),
         }
@@ -214,9 +218,8 @@ mod tests {
     #[test]
     fn what_a_traced_hit_costs() {
         let run = |hits, ns| Run { hits, ns };
-        let of = |condition, filter| {
-            ProgramCost::new(condition, "send", run(30, 8_500), 10, filter)
-        };
+        let of =
+            |condition, filter| ProgramCost::new(condition, "send", run(30, 8_500), 10, filter);
         let filter = Some(run(100, 5_000));
         let cost = of(Condition::Traced, filter);
         assert_eq!(cost.filter_ns, Some(50.0));

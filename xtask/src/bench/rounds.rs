@@ -52,7 +52,9 @@ impl Rounds<'_> {
                 pairs.push(pair);
             }
         }
-        let mut rows = vec![Row::without(Side::of(pairs.iter().flatten().map(|pair| pair.without)))];
+        let mut rows = vec![Row::without(Side::of(
+            pairs.iter().flatten().map(|pair| pair.without),
+        ))];
         for (condition, pairs) in self.conditions.iter().zip(&pairs) {
             let ratio = pairs.iter().map(|pair| pair.with.rate / pair.without.rate);
             rows.push(Row {
@@ -149,7 +151,10 @@ impl Rounds<'_> {
         let mut filter = Runs::new();
         // At its filter first: what a hit costs that is not traced is part of the next.
         let order = [Condition::Filter, Condition::Traced, Condition::Counting];
-        for condition in order.into_iter().filter(|one| self.conditions.contains(one)) {
+        for condition in order
+            .into_iter()
+            .filter(|one| self.conditions.contains(one))
+        {
             let standing = condition.stand(self.parts, self.served.program.pid())?;
             let before = counted.runs_of(standing.pid())?;
             let load = self.served.load(self.seconds)?;
@@ -159,14 +164,23 @@ impl Rounds<'_> {
             match condition {
                 Condition::Filter => filter = runs,
                 _ => costs.extend(runs.iter().map(|(name, run)| {
-                    ProgramCost::new(condition, name, *run, load.requests, filter.get(name).copied())
+                    ProgramCost::new(
+                        condition,
+                        name,
+                        *run,
+                        load.requests,
+                        filter.get(name).copied(),
+                    )
                 })),
             }
         }
         // What happens once in a while, such as a connection's end, is no cost of a request.
-        costs.retain(|cost| cost.hits_per_request >= 0.01);
+        costs.retain(|cost| cost.hits_per_request >= 0.05);
         for cost in &costs {
-            say("bench", &format!("{:<6} {}", self.served.subject.name(), cost.line()));
+            say(
+                "bench",
+                &format!("{:<6} {}", self.served.subject.name(), cost.line()),
+            );
         }
         Ok(costs)
     }

@@ -95,9 +95,10 @@ fn summary(subjects: &[SubjectResult]) -> String {
         cell(row(subject, None).and_then(|row| row.side.rate), 0)
     });
     for condition in Condition::ALL {
-        line(&format!("throughput kept: {}", condition.title()), &|subject| {
-            cell(row(subject, Some(condition)).and_then(|row| row.ratio), 2)
-        });
+        line(
+            &format!("throughput kept: {}", condition.title()),
+            &|subject| cell(row(subject, Some(condition)).and_then(|row| row.ratio), 2),
+        );
     }
     let agent = |value: &dyn Fn(&AgentCost) -> String, subject: &SubjectResult| {
         subject.agent.as_ref().map_or_else(|| "-".to_owned(), value)
@@ -155,7 +156,12 @@ fn conditions(results: &Results) -> String {
 
 fn condition_rows(subjects: &[SubjectResult]) -> String {
     let mut table = Table::new(&[
-        "program", "beside it", "requests/s", "throughput kept", "p50, us", "p99, us",
+        "program",
+        "beside it",
+        "requests/s",
+        "throughput kept",
+        "p50, us",
+        "p99, us",
     ]);
     for subject in subjects {
         for row in &subject.rows {
@@ -175,8 +181,13 @@ fn condition_rows(subjects: &[SubjectResult]) -> String {
 
 fn programs(results: &Results) -> String {
     let mut table = Table::new(&[
-        "program", "eBPF program", "hits per request", "ns per hit", "ns at the filter",
-        "ns when traced", "us per request",
+        "program",
+        "eBPF program",
+        "hits per request",
+        "ns per hit",
+        "ns at the filter",
+        "ns when traced",
+        "us per request",
     ]);
     let ns = |value: Option<f64>| value.map_or("-".to_owned(), |ns| format!("{ns:.0}"));
     let mut count = 0;
@@ -205,7 +216,11 @@ fn engine(results: &Results) -> String {
         return NOTHING.to_owned();
     }
     let mut table = Table::new(&[
-        "recording", "spans", "spans/s on one core", "allocations per span", "bytes per span",
+        "recording",
+        "spans",
+        "spans/s on one core",
+        "allocations per span",
+        "bytes per span",
     ]);
     for replayed in &results.engine {
         table.line([
@@ -265,7 +280,11 @@ fn guest(results: &Results) -> String {
         ]);
     };
     line("throughput kept", |it| it.throughput_kept, 2);
-    line("agent CPU for 10,000 requests, s", |it| it.cpu_s_per_10_000, 2);
+    line(
+        "agent CPU for 10,000 requests, s",
+        |it| it.cpu_s_per_10_000,
+        2,
+    );
     line("agent memory (RSS), MB", |it| it.rss_mb, 1);
     line("agent memory at its peak, MB", |it| it.peak_mb, 1);
     line("start to first span, s", |it| it.first_span_s, 1);
@@ -369,7 +388,10 @@ mod tests {
             table.contains("| agent CPU for 10,000 requests, s | 1.00 | 9.99 | 10.00 |"),
             "{table}"
         );
-        assert!(table.contains("| throughput kept | 0.72 | 0.36 | 0.50 |"), "{table}");
+        assert!(
+            table.contains("| throughput kept | 0.72 | 0.36 | 0.50 |"),
+            "{table}"
+        );
     }
 
     /// What was measured survives being kept.
@@ -377,6 +399,9 @@ mod tests {
     fn results_are_kept_whole() {
         let results = results();
         let text = serde_json::to_string(&results).expect("plain data");
-        assert_eq!(serde_json::from_str::<Results>(&text).expect("the same"), results);
+        assert_eq!(
+            serde_json::from_str::<Results>(&text).expect("the same"),
+            results
+        );
     }
 }

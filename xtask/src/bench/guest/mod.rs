@@ -101,14 +101,23 @@ pub(super) fn run(agent: &Path, seconds: u32) -> Result<(String, Figures)> {
     ];
     let command: Vec<OsString> = words.map(OsString::from).to_vec();
     let mut figures = None;
-    let release = vm::run_counted(KERNEL, &command, DEADLINE, |line| {
-        match serde_json::from_str(line) {
+    let release = vm::run_counted(
+        KERNEL,
+        &command,
+        DEADLINE,
+        |line| match serde_json::from_str(line) {
             Ok(read) => figures = Some(read),
             Err(_) => say("bench", line),
-        }
-    })?;
+        },
+    )?;
     let figures: Figures = figures.context("the guest reported no figures")?;
-    say("bench", &format!("in a guest with Linux {release}, by its own clock\n  {}", figures.text()));
+    say(
+        "bench",
+        &format!(
+            "in a guest with Linux {release}, by its own clock\n  {}",
+            figures.text()
+        ),
+    );
     Ok((release, figures))
 }
 
