@@ -52,6 +52,14 @@ impl Clock {
         }
     }
 
+    /// What lies elsewhere in every run would make runs differ.
+    const fn kernel_arguments(self) -> &'static str {
+        match self {
+            Self::Machine => "",
+            Self::Instructions => "norandmaps",
+        }
+    }
+
     /// An instruction takes 2 to the power of `shift` nanoseconds. While the processor has nothing
     /// to do, as when it waits for a file of the host, time passes as in the machine.
     const fn qemu_arguments(self) -> &'static str {
@@ -205,10 +213,10 @@ impl Machine<'_> {
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         arguments.push("-append".to_owned());
         // What follows `--` are arguments of the first process.
-        arguments.push(
-            "console=ttyS0 panic=-1 quiet noapic lsm=lockdown,capability,bpf -- vm-guest init"
-                .to_owned(),
-        );
+        arguments.push(format!(
+            "console=ttyS0 panic=-1 quiet noapic lsm=lockdown,capability,bpf {} -- vm-guest init",
+            self.clock.kernel_arguments(),
+        ));
         arguments
     }
 }
