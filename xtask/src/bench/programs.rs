@@ -33,26 +33,6 @@ impl Counted {
         as_root(&format!("echo 1 >{SWITCH}")).context("cannot switch on statistics of eBPF")?;
         Ok(Self { before })
     }
-
-    /// What the programs that `pid` holds did so far.
-    pub(super) fn runs_of(&self, pid: u32) -> Result<Runs> {
-        let held = as_root(&format!("cat /proc/{pid}/fdinfo/*"))
-            .context("cannot look at the open files of the agent")?;
-        let bpftool = find_program("bpftool").context("bpftool is not installed")?;
-        let mut command = privileged(&bpftool)?;
-        let listed = capture(command.args(["--json", "prog", "show"]))?;
-        let names = names(&listed).context("cannot read what bpftool lists")?;
-        let mut runs = Runs::new();
-        for (id, run) in runs_by_id(&held) {
-            let name = names.get(&id).cloned();
-            let sum: &mut Run = runs
-                .entry(name.unwrap_or_else(|| id.to_string()))
-                .or_default();
-            sum.hits += run.hits;
-            sum.ns += run.ns;
-        }
-        Ok(runs)
-    }
 }
 
 impl Drop for Counted {
@@ -60,6 +40,26 @@ impl Drop for Counted {
         // Statistics that stay on cost little; the run itself was fine.
         let _ = as_root(&format!("echo {} >{SWITCH}", self.before));
     }
+}
+
+/// What the programs that `pid` holds did so far, while the kernel counted.
+pub(super) fn runs_of(pid: u32) -> Result<Runs> {
+    let held = as_root(&format!("cat /proc/{pid}/fdinfo/*"))
+        .context("cannot look at the open files of the agent")?;
+    let bpftool = find_program("bpftool").context("bpftool is not installed")?;
+    let mut command = privileged(&bpftool)?;
+    let listed = capture(command.args(["--json", "prog", "show"]))?;
+    let names = names(&listed).context("cannot read what bpftool lists")?;
+    let mut runs = Runs::new();
+    for (id, run) in runs_by_id(&held) {
+        let name = names.get(&id).cloned();
+        let sum: &mut Run = runs
+            .entry(name.unwrap_or_else(|| id.to_string()))
+            .or_default();
+        sum.hits += run.hits;
+        sum.ns += run.ns;
+    }
+    Ok(runs)
 }
 
 fn privileged(program: &Path) -> Result<Command> {

@@ -146,7 +146,7 @@ impl Rounds<'_> {
 
     /// One run more for each condition, with the kernel's statistics on: they weigh on the rate.
     fn programs(&self) -> Result<Vec<ProgramCost>> {
-        let counted = Counted::begin()?;
+        let _counted = Counted::begin()?;
         let mut costs = Vec::new();
         let mut filter = Runs::new();
         // At its filter first: what a hit costs that is not traced is part of the next.
@@ -156,9 +156,9 @@ impl Rounds<'_> {
             .filter(|one| self.conditions.contains(one))
         {
             let standing = condition.stand(self.parts, self.served.program.pid())?;
-            let before = counted.runs_of(standing.pid())?;
+            let before = programs::runs_of(standing.pid())?;
             let load = self.served.load(self.seconds)?;
-            let after = counted.runs_of(standing.pid())?;
+            let after = programs::runs_of(standing.pid())?;
             standing.end()?;
             let runs = programs::between(&before, &after);
             match condition {
