@@ -35,7 +35,7 @@ const DEADLINE: Duration = Duration::from_hours(1);
 /// What one agent cost in the guest, in its time.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Figures {
-    /// Requests per second that nginx answered.
+    /// Requests per second that nginx answered, in the better of a run before and one after.
     pub(super) rate_without: f64,
     pub(super) rate_with: f64,
     /// While the agent ran and the load was full.
