@@ -7,10 +7,6 @@
 #![no_std]
 #![no_main]
 #![expect(
-    clippy::needless_pass_by_value,
-    reason = "aya's attributes call hooks with an owned context"
-)]
-#![expect(
     clippy::doc_markdown,
     reason = "the lines `hook:` name kernel symbols in a fixed form that can be searched"
 )]

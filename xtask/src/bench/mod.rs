@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(binary) => binary.clone(),
         None => build::agent(build::Profile::Release)?,
     };
-    let mut results = Results::read()?;
+    let mut results = Results::default();
     if arguments.guest {
         let (kernel, figures) = guest::run(&binary, arguments.seconds)?;
         results.guest = Some(GuestResult { kernel, figures });
@@ -86,7 +86,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     if arguments.update {
-        results.write()?;
+        // Read only now: another bench may have written meanwhile.
+        let mut kept = Results::read()?;
+        kept.take(results);
+        kept.write()?;
         tables::write()?;
         say(
             "bench",
@@ -124,7 +127,7 @@ fn subjects(
             "bench",
             &format!("{}\n{}", subject.name(), tables::of_subject(&result)),
         );
-        results.replace(result);
+        results.subjects.push(result);
     }
     Ok(())
 }

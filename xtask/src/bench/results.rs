@@ -175,15 +175,22 @@ impl Results {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Puts the new result of a program where the old one was.
-    pub(super) fn replace(&mut self, subject: SubjectResult) {
-        match self
-            .subjects
-            .iter_mut()
-            .find(|old| old.name == subject.name)
-        {
-            Some(old) => *old = subject,
-            None => self.subjects.push(subject),
+    /// Puts what was measured anew where the old was.
+    pub(super) fn take(&mut self, new: Self) {
+        self.machine = new.machine.or(self.machine.take());
+        self.guest = new.guest.or(self.guest.take());
+        if !new.engine.is_empty() {
+            self.engine = new.engine;
+        }
+        for subject in new.subjects {
+            match self
+                .subjects
+                .iter_mut()
+                .find(|old| old.name == subject.name)
+            {
+                Some(old) => *old = subject,
+                None => self.subjects.push(subject),
+            }
         }
     }
 }
@@ -227,6 +234,43 @@ mod tests {
         assert!((cost.us_per_request() - 0.85).abs() < 1e-9);
         assert_eq!(of(Condition::Traced, None).traced_ns, None);
         assert_eq!(of(Condition::Counting, filter).traced_ns, None);
+    }
+
+    /// What was not measured anew stays, and a program keeps its place.
+    #[test]
+    fn new_results_replace_old_ones() {
+        let subject = |name: &str, requests| SubjectResult {
+            name: name.to_owned(),
+            rows: vec![Row::without(Side::of(std::iter::once(Load {
+                requests,
+                rate: requests as f64,
+                p50_us: 1.0,
+                p99_us: 1.0,
+            })))],
+            agent: None,
+            programs: Vec::new(),
+        };
+        let machine = Some(Machine {
+            processor: "old".to_owned(),
+            processors: 1,
+            kernel: "6.1".to_owned(),
+        });
+        let mut kept = Results {
+            machine: machine.clone(),
+            subjects: vec![subject("nginx", 1), subject("Redis", 2)],
+            ..Results::default()
+        };
+        kept.take(Results {
+            subjects: vec![subject("Python", 3), subject("nginx", 4)],
+            ..Results::default()
+        });
+        assert_eq!(kept.machine, machine);
+        let expected = [
+            subject("nginx", 4),
+            subject("Redis", 2),
+            subject("Python", 3),
+        ];
+        assert_eq!(kept.subjects, expected);
     }
 
     /// The name stands behind a tab and a colon.
