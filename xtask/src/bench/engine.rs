@@ -51,7 +51,6 @@ pub(super) fn run(agent: &Path, directory: &Path) -> Result<Vec<Replayed>> {
     bench.env("ENGINE_RECORDING", &recording);
     say("bench", "building and running the bench of the engine");
     let report = capture(&mut bench)?;
-    println!("{report}");
     let replayed = read(&report);
     ensure!(
         !replayed.is_empty(),

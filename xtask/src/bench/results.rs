@@ -127,8 +127,10 @@ impl ProgramCost {
         let (hits, ns) = (run.hits as f64, run.ns as f64);
         let filter_ns = filter.map(|filter| filter.ns as f64 / filter.hits.max(1) as f64);
         let traced_hits = hits - requests;
+        let is_data = ["send", "recv"].iter().any(|part| name.contains(part));
+        let is_known = is_data && condition == Condition::Traced && traced_hits > 0.1 * requests;
         let traced_ns = filter_ns
-            .filter(|_| condition == Condition::Traced && traced_hits > 0.1 * requests)
+            .filter(|_| is_known)
             .map(|filter_ns| (ns - requests * filter_ns) / traced_hits);
         Self {
             condition,
@@ -234,6 +236,8 @@ mod tests {
         assert!((cost.us_per_request() - 0.85).abs() < 1e-9);
         assert_eq!(of(Condition::Traced, None).traced_ns, None);
         assert_eq!(of(Condition::Counting, filter).traced_ns, None);
+        let other = ProgramCost::new(Condition::Traced, "exit", run(30, 8_500), 10, filter);
+        assert_eq!(other.traced_ns, None, "not what the load generator calls");
     }
 
     /// What was not measured anew stays, and a program keeps its place.

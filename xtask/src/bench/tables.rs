@@ -142,7 +142,11 @@ fn row(subject: &SubjectResult, condition: Option<Condition>) -> Option<&Row> {
 }
 
 fn conditions(results: &Results) -> String {
-    let Some(machine) = &results.machine else {
+    let Some(machine) = results
+        .machine
+        .as_ref()
+        .filter(|_| !results.subjects.is_empty())
+    else {
         return NOTHING.to_owned();
     };
     format!(
