@@ -88,6 +88,13 @@ pub fn replay(recording: &[u8], seed: u64) -> Result<Vec<Span>, RecordingError> 
 
 /// As [`replay`], of entries that may have been changed on the way.
 pub fn replay_entries(entries: &[Entry], seed: u64) -> Vec<Span> {
+    let mut all = Vec::new();
+    replay_in_steps(entries, seed, |spans| all.extend(spans));
+    all
+}
+
+/// As [`replay_entries`], handing on after each entry what came of it, as the running agent does.
+pub fn replay_in_steps(entries: &[Entry], seed: u64, mut take: impl FnMut(Vec<Span>)) {
     let boot_seconds = entries.iter().find_map(|entry| match entry {
         Entry::Start { boot_seconds } => Some(*boot_seconds),
         _ => None,
@@ -100,8 +107,8 @@ pub fn replay_entries(entries: &[Entry], seed: u64) -> Vec<Span> {
     let mut engine = Engine::new(config, Arc::new(SelfMetrics::default()));
     for entry in entries {
         feed(&mut engine, entry);
+        take(engine.take_spans());
     }
-    engine.take_spans()
 }
 
 fn feed(engine: &mut Engine, entry: &Entry) {

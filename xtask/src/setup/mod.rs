@@ -32,8 +32,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Purpose {
     /// Compiling the agent.
     Build,
-    /// Running real programs under the agent, as demo and bench do.
+    /// Running real programs under the agent, as the demo does.
     Show,
+    /// Measuring it.
+    Bench,
     /// All tests.
     Test,
     /// Services in every runtime of `cargo xtask fidelity`.
@@ -54,6 +56,9 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     ebpf::ensure_toolchain(&cache)?;
     if purpose >= Purpose::Show {
         packages::ensure_programs(purpose)?;
+    }
+    if purpose == Purpose::Bench {
+        packages::ensure_bench_programs()?;
     }
     if purpose >= Purpose::Test {
         packages::ensure_python(&cache, &packages::TESTS)?;

@@ -29,6 +29,13 @@ const RUNTIMES: [(&str, &str); 4] = [
     ("puma", "puma"),
 ];
 
+/// As [`PROGRAMS`], of bench alone.
+const BENCH_PROGRAMS: [(&str, &str); 3] = [
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
+    ("bpftool", "bpftool"),
+];
+
 /// A virtual environment in the cache directory.
 pub(super) struct PythonEnvironment {
     /// Of its directory.
@@ -55,13 +62,10 @@ impl PythonEnvironment {
 }
 
 pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
-    let runtimes = RUNTIMES.iter().filter(|_| purpose >= Purpose::Fidelity);
-    let mut missing: Vec<&str> = PROGRAMS
-        .iter()
-        .chain(runtimes)
-        .filter(|(program, _)| steps::find_program(program).is_none())
-        .map(|&(_, package)| package)
-        .collect();
+    let mut missing = missing(&PROGRAMS);
+    if purpose >= Purpose::Fidelity {
+        missing.extend(self::missing(&RUNTIMES));
+    }
     // Debian splits `venv` from Python; others bring it. Tests install Python packages into one.
     if capture(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_err() {
         missing.push("python3-venv");
@@ -76,12 +80,28 @@ pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
         say("programs for the tests are ready");
         return Ok(());
     }
-    say(&format!("installs {} with apt", missing.join(" ")));
     install(&missing)
+}
+
+pub(super) fn ensure_bench_programs() -> Result<()> {
+    let missing = missing(&BENCH_PROGRAMS);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing)
+}
+
+/// The packages of programs that are not there.
+fn missing(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let absent = programs
+        .iter()
+        .filter(|(program, _)| steps::find_program(program).is_none());
+    absent.map(|&(_, package)| package).collect()
 }
 
 fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
+    say(&format!("installs {list} with apt"));
     let Some(apt) = steps::find_program("apt-get") else {
         bail!("these programs are missing and there is no apt to install them: {list}");
     };

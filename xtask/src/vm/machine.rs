@@ -20,9 +20,6 @@ use crate::{
     steps::{self, Privilege, say},
 };
 
-/// A boot takes 8 to 13 s of CPU time; on rare occasions one hangs.
-const BOOT: Duration = Duration::from_secs(90);
-
 /// How often the serial line is read.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -36,10 +33,48 @@ const FATAL: [&str; 3] = [
     "rcu: INFO: rcu_",
 ];
 
+/// What moves a guest's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// The machine's own, on two processors.
+    Machine,
+    /// The instructions of its one processor: what takes time in it takes as long in every run,
+    /// however busy the machine is.
+    Instructions,
+}
+
+impl Clock {
+    /// A boot takes 8 to 13 s of CPU time; on rare occasions one hangs.
+    const fn boot(self) -> Duration {
+        match self {
+            Self::Machine => Duration::from_secs(90),
+            Self::Instructions => Duration::from_mins(5),
+        }
+    }
+
+    /// What lies elsewhere in every run would make runs differ.
+    const fn kernel_arguments(self) -> &'static str {
+        match self {
+            Self::Machine => "",
+            Self::Instructions => "norandmaps",
+        }
+    }
+
+    /// An instruction takes 2 to the power of `shift` nanoseconds. While the processor has nothing
+    /// to do, as when it waits for a file of the host, time passes as in the machine.
+    const fn qemu_arguments(self) -> &'static str {
+        match self {
+            Self::Machine => "-accel tcg,thread=multi -smp 2",
+            Self::Instructions => "-accel tcg,thread=single -smp 1 -icount shift=1,sleep=on",
+        }
+    }
+}
+
 /// What a guest is started with.
 pub(super) struct Machine<'a> {
     pub(super) image: &'a Image,
     pub(super) job: &'a Job,
+    pub(super) clock: Clock,
     /// Where its logs stay: the serial line's is `NAME.serial.out`.
     pub(super) logs: &'a Path,
     /// For the command alone, the boot excluded.
@@ -104,7 +139,10 @@ impl Machine<'_> {
             if ended {
                 return Err(self.fault(ready, &format!("it ended early: {}", guest.qemu.said())));
             }
-            let (since, limit) = ready.map_or((started, BOOT), |ready| (ready, self.deadline));
+            let (since, limit) = match ready {
+                Some(ready) => (ready, self.deadline),
+                None => (started, self.clock.boot()),
+            };
             if since.elapsed() > limit {
                 return Err(self.fault(ready, &format!("nothing in {limit:?}")));
             }
@@ -161,12 +199,13 @@ impl Machine<'_> {
     fn qemu_arguments(&self, socket: &Path, initrd: &Path) -> Vec<String> {
         // Never KVM: some hosts offer one in which stock kernels hang.
         let text = format!(
-            "-machine q35 -accel tcg,thread=multi -cpu max,cx16=off -smp 2 -m {MEMORY} \
+            "-machine q35 {processor} -cpu max,cx16=off -m {MEMORY} \
              -object memory-backend-memfd,id=mem,size={MEMORY}M,share=on -numa node,memdev=mem \
              -chardev socket,id=c0,path={socket} \
              -device vhost-user-fs-pci,chardev=c0,tag={SHARE_TAG},queue-size=1024 \
              -nodefaults -no-user-config -nographic -serial stdio -no-reboot \
              -kernel {kernel} -initrd {initrd}",
+            processor = self.clock.qemu_arguments(),
             socket = socket.display(),
             kernel = self.image.kernel.display(),
             initrd = initrd.display(),
@@ -174,10 +213,10 @@ impl Machine<'_> {
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         arguments.push("-append".to_owned());
         // What follows `--` are arguments of the first process.
-        arguments.push(
-            "console=ttyS0 panic=-1 quiet noapic lsm=lockdown,capability,bpf -- vm-guest init"
-                .to_owned(),
-        );
+        arguments.push(format!(
+            "console=ttyS0 panic=-1 quiet noapic lsm=lockdown,capability,bpf {} -- vm-guest init",
+            self.clock.kernel_arguments(),
+        ));
         arguments
     }
 }

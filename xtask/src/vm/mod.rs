@@ -24,12 +24,12 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use guest::{Job, MARKER};
 use kernels::{Freshness, Image, KERNELS, Kernel};
-use machine::Machine;
+use machine::{Clock, Machine};
 use results::{Results, Row};
 pub(crate) use results::{TABLE, table};
 
 use crate::{
-    build,
+    bench, build,
     steps::{self, capture, say},
 };
 
@@ -64,6 +64,8 @@ enum Part {
     Init,
     /// As the command of a guest; works on any machine, as root.
     Suite(suite::Arguments),
+    /// As the command of a guest, as root: what an agent costs there.
+    Bench(bench::guest::inside::Arguments),
 }
 
 /// For a command of a developer, who ends it by Ctrl-C.
@@ -122,6 +124,7 @@ pub(crate) fn run_in_guest(arguments: &GuestArguments) -> Result<()> {
     match &arguments.part {
         Part::Init => guest::run(),
         Part::Suite(arguments) => suite::run(arguments),
+        Part::Bench(arguments) => bench::guest::inside::run(arguments),
     }
 }
 
@@ -158,6 +161,7 @@ fn run_command(images: &[Image], arguments: &Arguments, logs: &Path) -> Result<(
         let machine = Machine {
             image,
             job: &job,
+            clock: Clock::Machine,
             logs,
             deadline: COMMAND_DEADLINE,
         };
@@ -184,6 +188,7 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
     let machine = Machine {
         image,
         job: &job,
+        clock: Clock::Machine,
         logs,
         deadline: SUITE_DEADLINE,
     };
@@ -204,6 +209,43 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
         );
     }
     Ok(rows)
+}
+
+/// Runs a command in a guest with this kernel, whose clock counts the instructions of its one
+/// processor, and hands on what the command reports (see [`report`]).
+pub(crate) fn run_counted(
+    kernel: &str,
+    command: &[OsString],
+    deadline: Duration,
+    mut reported: impl FnMut(&str),
+) -> Result<String> {
+    machine::ensure_programs()?;
+    let kernel = KERNELS.iter().find(|known| known.name == kernel);
+    let images = kernels::images(&[kernel.context("no such kernel")?], Freshness::Cached)?;
+    let image = images.first().context("no kernel came")?;
+    let logs = build::target_directory().join("vm-counted");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let machine = Machine {
+        image,
+        job: &job(command.to_vec())?,
+        clock: Clock::Instructions,
+        logs: &logs,
+        deadline,
+    };
+    let code = machine.run(|line| {
+        if let Some((_, text)) = line.split_once(MARKER) {
+            reported(text);
+        }
+    })?;
+    if code != 0 {
+        bail!("the command ended with {code}; see {}", logs.display());
+    }
+    Ok(image.release.clone())
+}
+
+/// In a guest: hands a line to whoever started it.
+pub(crate) fn report(line: &str) {
+    println!("{MARKER}{line}");
 }
 
 /// The command with the directory and the variables of this process.
