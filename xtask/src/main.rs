@@ -12,6 +12,7 @@ mod check;
 mod child;
 mod codegen;
 mod demo;
+mod fuzz;
 mod record;
 mod setup;
 mod steps;
@@ -57,6 +58,8 @@ enum Command {
     /// What runs inside a guest.
     #[command(hide = true)]
     VmGuest(vm::GuestArguments),
+    /// Searches for inputs that break a parser or the engine.
+    Fuzz(fuzz::Arguments),
     /// Measures what the agent costs nginx and itself.
     Bench(bench::Arguments),
     /// Traces a small shop of unmodified programs and shows its traces.
@@ -85,6 +88,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Test => test::run(),
         Command::Vm(arguments) => vm::run(arguments),
         Command::VmGuest(arguments) => vm::run_in_guest(arguments),
+        Command::Fuzz(arguments) => fuzz::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Record(arguments) => record::run(arguments),

@@ -52,6 +52,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     }
     if purpose >= Purpose::Test {
         packages::ensure_python(&cache)?;
+        packages::ensure_guest_programs();
     }
     Ok(())
 }

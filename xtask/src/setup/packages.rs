@@ -9,16 +9,28 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{Cache, say};
-use crate::steps::{self, Privilege, capture};
+use crate::{
+    steps::{self, Privilege, capture},
+    vm,
+};
 
 /// A program, the Debian package that brings it, and who runs it.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("nginx", "nginx-light"), // tests, bench, demo
     ("wrk", "wrk"),           // tests, bench
     ("curl", "curl"),         // tests, demo
     ("ip", "iproute2"),       // tests: network namespaces
     ("node", "nodejs"),       // tests, demo
     ("python3", "python3"),   // tests, demo
+    ("openssl", "openssl"),   // tests: certificates
+    ("bpftool", "bpftool"),   // tests: what is left in the kernel
+    ("c++", "g++"),           // tests: libFuzzer
+];
+
+/// What boots guests, as [`PROGRAMS`].
+const GUEST_PROGRAMS: [(&str, &str); 2] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("xz", "xz-utils"),
 ];
 
 /// Lists of Python packages, each beside what needs them. They go into one virtual environment in
@@ -27,11 +39,7 @@ const PYTHON_REQUIREMENTS: [&str; 2] =
     ["tests/receiver/requirements.txt", "deploy/requirements.txt"];
 
 pub(super) fn ensure_programs() -> Result<()> {
-    let mut missing: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| steps::find_program(program).is_none())
-        .map(|&(_, package)| package)
-        .collect();
+    let mut missing = missing(&PROGRAMS);
     // Debian splits `venv` from Python; others bring it. Tests install Python packages into one.
     if capture(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_err() {
         missing.push("python3-venv");
@@ -40,8 +48,38 @@ pub(super) fn ensure_programs() -> Result<()> {
         say("programs for the tests are ready");
         return Ok(());
     }
-    say(&format!("installs {} with apt", missing.join(" ")));
-    install(&missing)
+    install_missing(&missing)
+}
+
+/// Guests are a part of the tests that not every machine can run: without them the rest goes on,
+/// and `vm` says what is missing.
+pub(super) fn ensure_guest_programs() {
+    let installed = install_missing(&missing(&GUEST_PROGRAMS)).and_then(|()| {
+        // Since Debian 13 it is a package of its own; before, it comes with QEMU.
+        match vm::share_program() {
+            Ok(_) => Ok(()),
+            Err(_) => install_missing(&["virtiofsd"]),
+        }
+    });
+    if let Err(error) = installed {
+        say(&format!("there will be no guests: {error:#}"));
+    }
+}
+
+/// Packages of the programs that are not there.
+fn missing(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let absent = programs
+        .iter()
+        .filter(|(program, _)| steps::find_program(program).is_none());
+    absent.map(|&(_, package)| package).collect()
+}
+
+fn install_missing(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    say(&format!("installs {} with apt", packages.join(" ")));
+    install(packages)
 }
 
 fn install(packages: &[&str]) -> Result<()> {
