@@ -67,6 +67,8 @@ named! {
         RecordMalformed = "record_malformed",
         /// Too many connections were open at once; the oldest idle one was forgotten.
         ConnectionTableFull = "connection_table_full",
+        /// Too many processes were remembered at once; spans of one may not say whose they are.
+        ProcessTableFull = "process_table_full",
         /// Holes left a parser unsure; it began anew with the next message.
         ExchangeUnparsed = "exchange_unparsed",
         /// Too many spans waited for their trace to settle; the oldest left unjoined.

@@ -266,6 +266,12 @@ impl Engine {
             .retain(|_, at_ns| now_ns.saturating_sub(*at_ns) < REJECTED_NS);
         let forgotten = self.processes.handle_tick(now_ns);
         self.enricher.forget(&forgotten);
+        let evicted = self.processes.take_evicted();
+        if !evicted.is_empty() {
+            let count = evicted.len() as u64;
+            self.metrics.lose(Loss::ProcessTableFull, "", count);
+            self.enricher.forget(&evicted);
+        }
     }
 
     /// The observation ends: everything comes out as far as it is known.

@@ -40,6 +40,8 @@ pub struct Settings {
     /// [`limits::PORT_RANGES`]; more are matched in user space only.
     pub ports: Vec<(u16, u16)>,
     pub agent_process_id: u32,
+    /// Bytes of the ring buffer, a power of two of pages; `None`: [`limits::RING_BYTES`].
+    pub ring_bytes: Option<u32>,
 }
 
 #[derive(Debug, Error)]
@@ -108,7 +110,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
             // The helper wants a socket whose type the verifier knows.
             config.has_socket_cookie = 0;
         }
-        match try_path(&config, &btf, &types, path) {
+        match try_path(settings, &config, &btf, &types, path) {
             Ok((mut ebpf, mut unattached)) => {
                 unattached.extend(attach_always(&mut ebpf, &btf));
                 let report = Report {
@@ -142,6 +144,7 @@ enum PathError {
 }
 
 fn try_path(
+    settings: &Settings,
     config: &KernelConfig,
     btf: &Btf,
     types: &KernelTypes,
@@ -151,6 +154,7 @@ fn try_path(
         .btf(Some(btf))
         .override_global("CONFIG", config, true)
         .map_max_entries("SCRATCH", path.scratch_slots())
+        .map_max_entries("RECORDS", settings.ring_bytes.unwrap_or(limits::RING_BYTES))
         .load(OBJECT)
         .map_err(PathError::Object)?;
     let unattached = attach_path(&mut ebpf, btf, types, path).map_err(PathError::Attach)?;

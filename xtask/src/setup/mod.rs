@@ -62,6 +62,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     }
     if purpose >= Purpose::Test {
         packages::ensure_python(&cache, &packages::TESTS)?;
+        packages::ensure_guest_programs();
     }
     if purpose >= Purpose::Fidelity {
         packages::ensure_python(&cache, &packages::FIDELITY)?;

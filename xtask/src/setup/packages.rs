@@ -9,16 +9,28 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{Cache, Purpose, say};
-use crate::steps::{self, Privilege, capture};
+use crate::{
+    steps::{self, Privilege, capture},
+    vm,
+};
 
 /// A program, the Debian package that brings it, and who runs it.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("nginx", "nginx-light"), // tests, bench, demo
     ("wrk", "wrk"),           // tests, bench
     ("curl", "curl"),         // tests, demo
     ("ip", "iproute2"),       // tests: network namespaces
     ("node", "nodejs"),       // tests, demo
     ("python3", "python3"),   // tests, demo
+    ("openssl", "openssl"),   // tests: certificates
+    ("bpftool", "bpftool"),   // tests: what is left in the kernel
+    ("c++", "g++"),           // tests: libFuzzer
+];
+
+/// What boots guests, as [`PROGRAMS`].
+const GUEST_PROGRAMS: [(&str, &str); 2] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("xz", "xz-utils"),
 ];
 
 /// Runtimes that only `cargo xtask fidelity` starts, in the same form.
@@ -30,10 +42,9 @@ const RUNTIMES: [(&str, &str); 4] = [
 ];
 
 /// As [`PROGRAMS`], of bench alone.
-const BENCH_PROGRAMS: [(&str, &str); 3] = [
+const BENCH_PROGRAMS: [(&str, &str); 2] = [
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
-    ("bpftool", "bpftool"),
 ];
 
 /// A virtual environment in the cache directory.
@@ -80,15 +91,33 @@ pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
         say("programs for the tests are ready");
         return Ok(());
     }
-    install(&missing)
+    install_missing(&missing)
+}
+
+/// Guests are a part of the tests that not every machine can run: without them the rest goes on,
+/// and `vm` says what is missing.
+pub(super) fn ensure_guest_programs() {
+    let installed = install_missing(&missing(&GUEST_PROGRAMS)).and_then(|()| {
+        // Since Debian 13 it is a package of its own; before, it comes with QEMU.
+        match vm::share_program() {
+            Ok(_) => Ok(()),
+            Err(_) => install_missing(&["virtiofsd"]),
+        }
+    });
+    if let Err(error) = installed {
+        say(&format!("there will be no guests: {error:#}"));
+    }
+}
+
+fn install_missing(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    install(packages)
 }
 
 pub(super) fn ensure_bench_programs() -> Result<()> {
-    let missing = missing(&BENCH_PROGRAMS);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    install(&missing)
+    install_missing(&missing(&BENCH_PROGRAMS))
 }
 
 /// The packages of programs that are not there.

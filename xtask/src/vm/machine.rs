@@ -1,7 +1,7 @@
 //! One guest: started, watched on its serial line, ended.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
     thread,
@@ -19,6 +19,9 @@ use crate::{
     child::Running,
     steps::{self, Privilege, say},
 };
+
+/// Boots before a guest counts as failed.
+const TRIES: u32 = 3;
 
 /// How often the serial line is read.
 const POLL: Duration = Duration::from_millis(50);
@@ -49,6 +52,15 @@ impl Clock {
         match self {
             Self::Machine => Duration::from_secs(90),
             Self::Instructions => Duration::from_mins(5),
+        }
+    }
+
+    /// Mostly a boot hangs between the firmware and the kernel's first word. One that goes well
+    /// says something every second or two, and every 6 s at a load of 16 on two cores.
+    const fn silence(self) -> Duration {
+        match self {
+            Self::Machine => Duration::from_secs(20),
+            Self::Instructions => Duration::from_mins(1),
         }
     }
 
@@ -89,19 +101,24 @@ enum Fault {
 }
 
 impl Machine<'_> {
-    /// Runs the command and returns its exit code. A boot that hangs is tried once more.
+    /// Runs the command and returns its exit code. A boot that hangs is tried again; its log is
+    /// kept as `NAME.serial.failed-TRY`.
     pub(super) fn run(&self, mut line: impl FnMut(&str)) -> Result<i32> {
-        match self.attempt(&mut line) {
-            Ok(code) => Ok(code),
-            Err(Fault::Run(error)) => Err(error),
-            Err(Fault::Boot(error)) => {
-                say(
-                    "vm",
-                    &format!("{}: tries once more: {error:#}", self.image.name),
-                );
-                self.attempt(&mut line).map_err(|fault| match fault {
-                    Fault::Boot(error) | Fault::Run(error) => error,
-                })
+        let mut number = 1;
+        loop {
+            match self.attempt(&mut line) {
+                Ok(code) => return Ok(code),
+                Err(Fault::Boot(error)) if number < TRIES => {
+                    let name = &self.image.name;
+                    let kept = self.logs.join(format!("{name}.serial.failed-{number}"));
+                    fs::copy(self.log(), &kept).context("cannot keep the log")?;
+                    let log = kept.display();
+                    say("vm", &format!("{error:#}; tries again, its log is {log}"));
+                    number += 1;
+                }
+                Err(Fault::Boot(error) | Fault::Run(error)) => {
+                    return Err(error.context(format!("its log is {}", self.log().display())));
+                }
             }
         }
     }
@@ -111,10 +128,12 @@ impl Machine<'_> {
         let mut guest = self.start().map_err(Fault::Run)?;
         let mut serial = Serial::open(&guest.qemu.stdout).map_err(Fault::Run)?;
         let mut ready: Option<Instant> = None;
+        let mut heard = started;
         loop {
             // Whether it lives is asked before the rest of what it said is read.
             let ended = guest.qemu.has_ended().map_err(Fault::Run)?;
             for text in serial.lines().map_err(Fault::Run)? {
+                heard = Instant::now();
                 match text.find(MARKER).map(|at| &text[at + MARKER.len()..]) {
                     Some(READY) => {
                         ready = Some(Instant::now());
@@ -130,6 +149,8 @@ impl Machine<'_> {
                             .context("an exit code that is none")
                             .map_err(Fault::Run);
                     }
+                    // What the kernel says of its boot stands in the log.
+                    None if ready.is_none() => {}
                     _ => line(&text),
                 }
                 if FATAL.iter().any(|word| text.contains(word)) {
@@ -139,20 +160,26 @@ impl Machine<'_> {
             if ended {
                 return Err(self.fault(ready, &format!("it ended early: {}", guest.qemu.said())));
             }
-            let (since, limit) = match ready {
-                Some(ready) => (ready, self.deadline),
-                None => (started, self.clock.boot()),
+            let limits: &[(Instant, Duration)] = match ready {
+                Some(ready) => &[(ready, self.deadline)],
+                None => &[(started, self.clock.boot()), (heard, self.clock.silence())],
             };
-            if since.elapsed() > limit {
+            let passed = limits
+                .iter()
+                .find(|(since, limit)| since.elapsed() > *limit);
+            if let Some((_, limit)) = passed {
                 return Err(self.fault(ready, &format!("nothing in {limit:?}")));
             }
             thread::sleep(POLL);
         }
     }
 
+    fn log(&self) -> PathBuf {
+        self.logs.join(format!("{}.serial.out", self.image.name))
+    }
+
     fn fault(&self, ready: Option<Instant>, what: &str) -> Fault {
-        let log = self.logs.join(format!("{}.serial.out", self.image.name));
-        let error = anyhow::anyhow!("{}: {what}; its log is {}", self.image.name, log.display());
+        let error = anyhow::anyhow!("{}: {what}", self.image.name);
         if ready.is_some() {
             Fault::Run(error)
         } else {
@@ -168,7 +195,7 @@ impl Machine<'_> {
 
         let socket = self.logs.join(format!("{name}.socket"));
         // One that an earlier run left behind would look like the new one.
-        let _ = std::fs::remove_file(&socket);
+        let _ = fs::remove_file(&socket);
         let privilege = Privilege::detect();
         let start = |name: &str, program: &Path, arguments: &[String]| -> Result<Running> {
             let mut command = privilege
@@ -212,9 +239,11 @@ impl Machine<'_> {
         );
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         arguments.push("-append".to_owned());
-        // What follows `--` are arguments of the first process.
+        // Enough words to tell a slow boot from one that hangs; the first process lowers the level.
+        // What follows `--` are its arguments.
         arguments.push(format!(
-            "console=ttyS0 panic=-1 quiet noapic lsm=lockdown,capability,bpf {} -- vm-guest init",
+            "console=ttyS0 earlyprintk=ttyS0 panic=-1 loglevel=6 noapic \
+             lsm=lockdown,capability,bpf {} -- vm-guest init",
             self.clock.kernel_arguments(),
         ));
         arguments
@@ -228,7 +257,7 @@ struct Guest {
 }
 
 /// Debian has it outside the search path.
-fn share_program() -> Result<PathBuf> {
+pub(crate) fn share_program() -> Result<PathBuf> {
     let known = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"].map(PathBuf::from);
     let found = known.into_iter().find(|path| path.is_file());
     found
