@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `header` | the parent's ids stood in the request's `traceparent` |
 //! | `local_wire` | both ends of one connection were seen on this host, at the same byte |
+//! | `goroutine` | a goroutine that serves a request, or one started while it was served, made the call |
 //! | `thread` | a blocking server's thread made the call between request and answer |
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //!
 //! A request whose parent is not proven has none.
 
+pub mod goroutine;
 pub mod lineage;
 pub mod propagation;
 pub mod stitch;
@@ -22,6 +24,7 @@ pub use stitch::Stitcher;
 pub enum Evidence {
     Header,
     LocalWire,
+    Goroutine,
     Thread,
     Loop,
 }
@@ -32,6 +35,7 @@ impl Evidence {
         match self {
             Self::Header => "header",
             Self::LocalWire => "local_wire",
+            Self::Goroutine => "goroutine",
             Self::Thread => "thread",
             Self::Loop => "loop",
         }

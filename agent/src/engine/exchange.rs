@@ -7,6 +7,7 @@ use crate::{
     connection::Origin,
     context::{
         Evidence, Stitcher,
+        goroutine::Goroutines,
         lineage::{Discipline, Lineage, Use},
         propagation,
         stitch::{Beginning, NodeKey, WireKey},
@@ -41,6 +42,7 @@ pub(super) struct Exchanges {
     /// The exchange begun last on each client connection of an event loop.
     latest: FxHashMap<ConnectionId, NodeKey>,
     pub(super) lineage: Lineage<NodeKey>,
+    pub(super) goroutines: Goroutines<NodeKey>,
 }
 
 impl Exchanges {
@@ -69,7 +71,12 @@ impl Exchanges {
                         } else {
                             Use::Later
                         };
-                        self.caller(connection.id, unit, discipline, usage, stitcher)
+                        match origin {
+                            Some(origin) if origin.task.is_some() => {
+                                self.goroutine_caller(connection, &origin, stitcher)
+                            }
+                            _ => self.caller(connection.id, unit, discipline, usage, stitcher),
+                        }
                     }
                     Kind::Server => None,
                 };
@@ -95,6 +102,7 @@ impl Exchanges {
                 }
             }
             Progress::RequestHead { exchange, headers } => {
+                self.note_server_goroutine(connection, exchange, origin);
                 if let Some(open) = self.open.get(&(connection.id, exchange))
                     && let Some(context) = propagation::extract(&headers)
                 {
@@ -117,6 +125,7 @@ impl Exchanges {
                 };
                 self.lineage
                     .handle_answered(open.node, open.unit, connection.id);
+                self.goroutines.handle_answered(connection.id, open.node);
                 if self.latest.get(&connection.id) == Some(&open.node) {
                     self.latest.remove(&connection.id);
                 }
@@ -138,11 +147,61 @@ impl Exchanges {
     pub(super) fn handle_loss(&mut self) {
         self.latest.clear();
         self.lineage.handle_loss();
+        self.goroutines.handle_loss();
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.latest.is_empty() && self.lineage.is_empty()
+        self.open.is_empty()
+            && self.latest.is_empty()
+            && self.lineage.is_empty()
+            && self.goroutines.is_empty()
+    }
+
+    /// The connection is over: nothing is read from it or answered any more.
+    pub(super) fn handle_connection_end(&mut self, connection: ConnectionId) {
+        self.lineage.handle_connection_end(connection);
+        self.goroutines.handle_connection_end(connection);
+    }
+
+    /// Whoever completes a request's head serves it.
+    fn note_server_goroutine(
+        &mut self,
+        connection: &ConnectionFacts,
+        exchange: ExchangeNumber,
+        origin: Option<Origin>,
+    ) {
+        if let Some(origin) = origin.filter(|_| connection.kind == Kind::Server)
+            && let Some(task) = origin.task
+            && let Some(open) = self.open.get(&(connection.id, exchange))
+        {
+            self.goroutines.handle_request(
+                origin.unit.process,
+                task,
+                connection.id,
+                open.node,
+                origin.time_ns,
+            );
+        }
+    }
+
+    fn goroutine_caller(
+        &mut self,
+        connection: &ConnectionFacts,
+        origin: &Origin,
+        stitcher: &Stitcher<Finished>,
+    ) -> Option<(NodeKey, Evidence)> {
+        let process = origin.unit.process;
+        self.goroutines
+            .caller(
+                process,
+                origin.task?,
+                origin.descriptor,
+                connection.opened_ns,
+                origin.time_ns,
+            )
+            .filter(|caller| stitcher.is_open(*caller))
+            .map(|caller| (caller, Evidence::Goroutine))
     }
 
     /// The call an event loop waits for on a client connection.

@@ -171,7 +171,17 @@ impl Engine {
                 self.exchanges
                     .lineage
                     .handle_exit(|unit| unit.process == process);
+                self.exchanges.goroutines.handle_exit(process);
                 self.processes.handle_exit(process, now_ns);
+            }
+            EventKind::GoCall {
+                process,
+                task,
+                descriptor,
+            } => {
+                self.exchanges
+                    .goroutines
+                    .handle_call(process, task, descriptor, now_ns);
             }
             EventKind::Listen {
                 process, traced, ..
@@ -287,6 +297,11 @@ impl Engine {
         {
             self.end_connection(id, now_ns);
         }
+        if let Some(task) = data.task {
+            self.exchanges
+                .goroutines
+                .handle_seen(unit.process, task, data.task_ids, now_ns);
+        }
         let before = self.connections.len();
         let connection =
             self.connections
@@ -349,7 +364,7 @@ impl Engine {
         connection.handle_closing(step, error, flowed, now_ns);
         self.observe(id);
         if step == ClosingStep::Destroyed {
-            self.exchanges.lineage.handle_connection_end(id);
+            self.exchanges.handle_connection_end(id);
             self.connections.remove(id);
         } else {
             self.connections.update_ask(id, now_ns);
@@ -378,7 +393,7 @@ impl Engine {
             connection.handle_lost(now_ns);
             self.observe(id);
         }
-        self.exchanges.lineage.handle_connection_end(id);
+        self.exchanges.handle_connection_end(id);
         self.connections.remove(id);
     }
 
@@ -484,6 +499,7 @@ struct ConnectionFacts {
     endpoints: crate::event::Endpoints,
     /// It was seen from its first byte on.
     complete: bool,
+    opened_ns: Option<u64>,
 }
 
 impl ConnectionFacts {
@@ -495,6 +511,7 @@ impl ConnectionFacts {
             kind: connection.kind().unwrap_or(Kind::Server),
             endpoints: connection.endpoints,
             complete: connection.is_complete(),
+            opened_ns: connection.opened_ns(),
         }
     }
 }
