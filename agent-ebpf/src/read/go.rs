@@ -67,7 +67,11 @@ impl Goroutine {
             processor = word(self.thread.wrapping_add(program.left_processor.into()))?;
         }
         let next = word(processor.wrapping_add(program.next_id.into()))?;
-        let end = word(processor.wrapping_add(program.next_id.into()).wrapping_add(8))?;
+        let end = word(
+            processor
+                .wrapping_add(program.next_id.into())
+                .wrapping_add(8),
+        )?;
         let left = end.wrapping_sub(next);
         if left > BATCH {
             return None;

@@ -108,7 +108,9 @@ fn register(name: KernelField) -> Option<u64> {
 #[inline(always)]
 pub(crate) fn descriptor() -> u32 {
     register(KernelField::RegistersArgument1)
-        .map_or(agent_common::payload::UNKNOWN_DESCRIPTOR, |first| first as u32)
+        .map_or(agent_common::payload::UNKNOWN_DESCRIPTOR, |first| {
+            first as u32
+        })
 }
 
 /// The register in which Go keeps the current goroutine (`r14`, its internal calling convention).

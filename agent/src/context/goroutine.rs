@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use rustc_hash::FxHashMap;
 
-use crate::event::{ConnectionId, ProcessId, TaskIds, Task};
+use crate::event::{ConnectionId, ProcessId, Task, TaskIds};
 
 /// A request is written within this time of its call; a call noted longer ago was given up.
 const CALL_NS: u64 = 1_000_000_000;

@@ -14,7 +14,9 @@ use agent_common::{
 use thiserror::Error;
 use zerocopy::FromBytes;
 
-use super::{ConnectionId, Data, Endpoints, Event, EventKind, Exec, ProcessId, Task, TaskIds, Unit};
+use super::{
+    ConnectionId, Data, Endpoints, Event, EventKind, Exec, ProcessId, Task, TaskIds, Unit,
+};
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {

@@ -17,6 +17,7 @@
     reason = "edge: threads, clocks and the ready file"
 )]
 
+mod programs;
 mod recording;
 mod targets;
 mod threads;
@@ -35,6 +36,7 @@ use tokio::{
 };
 
 use self::{
+    programs::Programs,
     recording::Recording,
     targets::Targets,
     threads::{Source, Threads},
@@ -91,7 +93,12 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     let procfs = ProcFs::open()?;
     let loaded = kernel::load(&kernel_settings(&config)).map_err(load_failure)?;
     let drops = Arc::new(loaded.drops);
-    let targets = Targets::new(config.selection.clone(), procfs.clone(), loaded.processes);
+    let targets = Targets::new(
+        config.selection.clone(),
+        procfs.clone(),
+        loaded.processes,
+        Programs::new(loaded.go),
+    );
     let recording = Recording::from_environment(procfs.boot_seconds())?;
     let engine_config = engine::Config {
         host: system::host(),

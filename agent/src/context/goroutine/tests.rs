@@ -36,14 +36,14 @@ impl Sample {
             allotted: end + 16,
         };
         self.0.handle_seen(PROCESS, task, Some(ids), at);
-        self.0.handle_request(PROCESS, task, connection, exchange, at);
+        self.0
+            .handle_request(PROCESS, task, connection, exchange, at);
     }
 
     /// `task` calls, and the request is written by the connection's own goroutine.
     fn call(&mut self, task: Task, at: u64) -> Option<u32> {
         self.0.handle_call(PROCESS, task, FD, at);
-        self.0
-            .caller(PROCESS, WRITER, Some(FD), Some(1), at + 1)
+        self.0.caller(PROCESS, WRITER, Some(FD), Some(1), at + 1)
     }
 }
 
@@ -91,7 +91,11 @@ fn a_child_of_an_earlier_request_is_not_the_next_ones() {
     sample.read(SERVER, A, 1, 10, 40);
     sample.0.handle_answered(A, 1);
     sample.read(SERVER, A, 2, 30, 42);
-    assert_eq!(sample.call(child(41, SERVER), 40), None, "started before 42");
+    assert_eq!(
+        sample.call(child(41, SERVER), 40),
+        None,
+        "started before 42"
+    );
     assert_eq!(sample.call(child(42, SERVER), 41), Some(2));
     // One that called for the first request belongs to it for ever.
     let mut sample = Sample::new();
@@ -149,8 +153,12 @@ fn a_call_binds_one_request() {
     sample.read(SERVER, A, 1, 10, 40);
     let mut write = |opened_ns, time_ns| {
         sample.0.handle_call(PROCESS, SERVER, FD, 20);
-        let one = sample.0.caller(PROCESS, WRITER, Some(FD), opened_ns, time_ns);
-        let two = sample.0.caller(PROCESS, WRITER, Some(FD), opened_ns, time_ns);
+        let one = sample
+            .0
+            .caller(PROCESS, WRITER, Some(FD), opened_ns, time_ns);
+        let two = sample
+            .0
+            .caller(PROCESS, WRITER, Some(FD), opened_ns, time_ns);
         (one, two)
     };
     assert_eq!(write(Some(15), 30), (Some(1), None));

@@ -18,10 +18,7 @@ type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 pub(super) fn offsets<'data, R: ReadRef<'data>>(file: &Elf<R>) -> Option<Offsets> {
     let sections = DwarfSections::load(|id| {
         use gimli::SectionId as S;
-        let wanted = matches!(
-            id,
-S::DebugInfo | S::DebugAbbrev | S::DebugStr
-        );
+        let wanted = matches!(id, S::DebugInfo | S::DebugAbbrev | S::DebugStr);
         let contents = wanted.then(|| file.decompressed(id.name(), INFORMATION_BYTES));
         Ok::<_, gimli::Error>(contents.flatten().unwrap_or_default())
     })

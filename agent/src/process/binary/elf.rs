@@ -87,7 +87,11 @@ impl<'data, R: ReadRef<'data>> Elf<R> {
         let Some(names) = headers.get(names) else {
             return Ok(());
         };
-        let names = self.bytes("section names", names.sh_offset.get(LE), names.sh_size.get(LE))?;
+        let names = self.bytes(
+            "section names",
+            names.sh_offset.get(LE),
+            names.sh_size.get(LE),
+        )?;
         self.sections = headers
             .iter()
             .map(|header| {
@@ -196,7 +200,9 @@ impl<'data, R: ReadRef<'data>> Elf<R> {
         if stored != 0 || !self.is_position_independent {
             return Some(stored);
         }
-        let section = self.section(".rela.dyn").or_else(|| self.section(".rela"))?;
+        let section = self
+            .section(".rela.dyn")
+            .or_else(|| self.section(".rela"))?;
         let count = section.size as usize / size_of::<elf::Rela64<LE>>();
         let relocations: &[elf::Rela64<LE>] =
             self.slice("relocations", section.offset, count).ok()?;
@@ -227,7 +233,11 @@ impl<'data, R: ReadRef<'data>> Elf<R> {
         offset: u64,
         count: usize,
     ) -> Result<&'data [T], Unreadable> {
-        self.check(what, offset, (count as u64).saturating_mul(size_of::<T>() as u64))?;
+        self.check(
+            what,
+            offset,
+            (count as u64).saturating_mul(size_of::<T>() as u64),
+        )?;
         self.data
             .read_slice_at(offset, count)
             .map_err(|()| Unreadable::Truncated(what))

@@ -34,8 +34,16 @@ pub(super) const FIELDS: [(&str, &str); 8] = [
 impl Offsets {
     /// From offsets in the order of [`FIELDS`].
     pub(super) fn of(fields: [Option<u32>; FIELDS.len()]) -> Option<Self> {
-        let [thread, id, parent_id, running, processor, left_processor, next_id, connection] =
-            fields;
+        let [
+            thread,
+            id,
+            parent_id,
+            running,
+            processor,
+            left_processor,
+            next_id,
+            connection,
+        ] = fields;
         Some(Self {
             thread: thread?,
             id: id?,
@@ -52,9 +60,7 @@ impl Offsets {
     /// What the table says of a release. A patch release newer than the table's last one of its
     /// minor version is taken to be like it: no minor version has changed these structures so far.
     pub fn of_release(release: Release) -> Option<Self> {
-        let row = TABLE
-            .iter()
-            .find(|(minor, _)| *minor == release.minor)?;
+        let row = TABLE.iter().find(|(minor, _)| *minor == release.minor)?;
         Self::of(row.1.map(|offset| (offset != ABSENT).then_some(offset)))
     }
 }
@@ -87,6 +93,12 @@ mod tests {
             let offsets = Offsets::of_release(Release { minor, patch: 99 }).expect("in the table");
             assert_eq!(offsets.parent_id.is_some(), minor >= 21, "1.{minor}");
         }
-        assert_eq!(Offsets::of_release(Release { minor: 17, patch: 0 }), None);
+        assert_eq!(
+            Offsets::of_release(Release {
+                minor: 17,
+                patch: 0
+            }),
+            None
+        );
     }
 }

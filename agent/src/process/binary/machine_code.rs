@@ -20,9 +20,8 @@ pub(super) fn probe_offset(code: &[u8]) -> Option<u64> {
     const COMPARE: [u8; 4] = [0x49, 0x3b, 0x66, 0x10];
     const COMPARE_FRAME: [u8; 4] = [0x4d, 0x3b, 0x66, 0x10];
     let after = match code {
-        [0x4c, 0x8d, 0x64, 0x24, _, rest @ ..] | [0x4c, 0x8d, 0xa4, 0x24, _, _, _, _, rest @ ..] => {
-            rest.strip_prefix(&COMPARE_FRAME)?
-        }
+        [0x4c, 0x8d, 0x64, 0x24, _, rest @ ..]
+        | [0x4c, 0x8d, 0xa4, 0x24, _, _, _, _, rest @ ..] => rest.strip_prefix(&COMPARE_FRAME)?,
         _ => code.strip_prefix(&COMPARE)?,
     };
     let after = match after {
@@ -48,8 +47,10 @@ pub(super) fn probe_offset(code: &[u8]) -> Option<u64> {
 pub(super) fn goroutine_counter(code: &[u8], entry: u64) -> Option<u64> {
     const ADD_BYTES: usize = 5;
     const LEA_BYTES: usize = 7;
-    let mut found = code.windows(ADD_BYTES + LEA_BYTES + ADD_BYTES).enumerate().filter_map(
-        |(at, window)| {
+    let mut found = code
+        .windows(ADD_BYTES + LEA_BYTES + ADD_BYTES)
+        .enumerate()
+        .filter_map(|(at, window)| {
             let (load, rest) = window.split_at(ADD_BYTES);
             let (address, add) = rest.split_at(LEA_BYTES);
             // With the prefix for r8 to r15 the constant's instruction is a byte longer; its last
@@ -65,8 +66,7 @@ pub(super) fn goroutine_counter(code: &[u8], entry: u64) -> Option<u64> {
             let distance = i32::from_le_bytes(distance.try_into().ok()?);
             let next = entry.checked_add((at + ADD_BYTES + LEA_BYTES) as u64)?;
             next.checked_add_signed(distance.into())
-        },
-    );
+        });
     let address = found.next()?;
     found.next().is_none().then_some(address)
 }
@@ -79,13 +79,20 @@ mod tests {
     /// smaller functions.
     #[test]
     fn prologues() {
-        let large = [0x4c, 0x8d, 0xa4, 0x24, 0x58, 0xfe, 0xff, 0xff, 0x4d, 0x3b, 0x66, 0x10];
+        let large = [
+            0x4c, 0x8d, 0xa4, 0x24, 0x58, 0xfe, 0xff, 0xff, 0x4d, 0x3b, 0x66, 0x10,
+        ];
         let jump = [0x0f, 0x86, 0x74, 0x0e, 0, 0];
         let table: [(&[&[u8]], Option<u64>); 7] = [
             (&[&large, &jump, &[0x55, 0x48, 0x89, 0xe5]], Some(18)),
             (&[&large, &jump, &[0x48, 0x81, 0xec]], Some(0)),
             (&[&[0x49, 0x3b, 0x66, 0x10, 0x76, 0x20, 0x55]], Some(6)),
-            (&[&[0x4c, 0x8d, 0x64, 0x24, 0x80, 0x4d, 0x3b, 0x66, 0x10, 0x76, 1, 0x55]], Some(11)),
+            (
+                &[&[
+                    0x4c, 0x8d, 0x64, 0x24, 0x80, 0x4d, 0x3b, 0x66, 0x10, 0x76, 1, 0x55,
+                ]],
+                Some(11),
+            ),
             (&[&large], None),
             (&[&[0x55, 0x48, 0x89, 0xe5]], None),
             (&[], None),
