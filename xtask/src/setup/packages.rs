@@ -23,8 +23,11 @@ const PROGRAMS: [(&str, &str); 6] = [
 
 /// Lists of Python packages, each beside what needs them. They go into one virtual environment in
 /// the cache directory.
-const PYTHON_REQUIREMENTS: [&str; 2] =
-    ["tests/receiver/requirements.txt", "deploy/requirements.txt"];
+const PYTHON_REQUIREMENTS: [&str; 3] = [
+    "tests/receiver/requirements.txt",
+    "tests/workloads/go/requirements.txt",
+    "deploy/requirements.txt",
+];
 
 pub(super) fn ensure_programs() -> Result<()> {
     let mut missing: Vec<&str> = PROGRAMS

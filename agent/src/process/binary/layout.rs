@@ -19,6 +19,13 @@ pub struct Offsets {
     pub connection: u32,
 }
 
+/// Where offsets came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Table,
+    DebugInformation,
+}
+
 /// A field of [`Offsets`] as Go names it.
 pub(super) const FIELDS: [(&str, &str); 8] = [
     ("runtime.g", "m"),

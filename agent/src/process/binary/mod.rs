@@ -21,6 +21,7 @@ pub use build_info::Release;
 use elf::Elf;
 use functions::Functions;
 pub use layout::Offsets;
+use layout::Source;
 
 /// Called once for each request of `net/http`'s client over HTTP/1, by the goroutine that makes
 /// the request, after it was given a connection.
@@ -64,13 +65,6 @@ pub enum Shortcoming {
     NoCounter,
     #[error("before Go 1.21 goroutines do not know their parents")]
     NoParents,
-}
-
-/// Where offsets came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    Table,
-    DebugInformation,
 }
 
 /// A program made by Go.
