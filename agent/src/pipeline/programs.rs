@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File, Metadata},
+    io,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
 };
@@ -16,10 +17,7 @@ use anyhow::{Context as _, Result};
 use object::read::ReadCache;
 
 use crate::{
-    kernel::{
-        go::{GoHooks, ProbeId},
-        maps::Processes,
-    },
+    kernel::go::{GoHooks, ProbeId},
     process::{
         Process,
         binary::{self, GoProgram, Offsets},
@@ -30,20 +28,21 @@ use crate::{
 /// Executables remembered. Most are not made by Go: that is remembered too.
 const BINARIES: usize = 4_096;
 
-/// A file's content, as far as the file system tells.
+/// Device and inode number of a file.
+type FileId = (u64, u64);
+
+/// A file, and its content as far as the file system tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct FileId {
-    device: u64,
-    inode: u64,
+struct Content {
+    file: FileId,
     size: u64,
     modified: (i64, i64),
 }
 
-impl FileId {
+impl Content {
     fn of(metadata: &Metadata) -> Self {
         Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
+            file: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         }
@@ -52,6 +51,7 @@ impl FileId {
 
 /// A Go binary and who runs it.
 struct Binary {
+    content: Content,
     program: GoProgram,
     probe: Option<ProbeId>,
     pids: HashSet<u32>,
@@ -60,7 +60,7 @@ struct Binary {
 pub(super) struct Programs {
     hooks: GoHooks,
     go: HashMap<FileId, Binary>,
-    others: HashSet<FileId>,
+    others: HashSet<Content>,
 }
 
 impl Programs {
@@ -73,87 +73,84 @@ impl Programs {
     }
 
     /// Looks at the executable of a traced process, tells the kernel side how to read its
-    /// goroutines if Go made it, and notes so in its facts.
-    pub(super) fn inspect(&mut self, process: &mut Process, traced: &mut Processes) {
+    /// goroutines if Go made it, and notes so in its facts. Returns whether goroutines can be read.
+    pub(super) fn inspect(&mut self, process: &mut Process) -> bool {
         let pid = process.id.pid;
-        let followed = self.follow(pid);
-        if let Err(error) = &followed {
-            tracing::warn!(pid, error = %format!("{error:#}"), "program not understood");
+        let mut is_described = false;
+        match self.follow(pid) {
+            Ok(Some((version, described))) => {
+                process.facts.go_version = Some(version);
+                is_described = described;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let reason = format!("{error:#}");
+                tracing::debug!(pid, reason, "program not understood");
+            }
         }
-        process.facts.go_version = followed.unwrap_or(None);
-        let is_go = process.facts.go_version.is_some() && self.is_described(pid);
-        if !is_go {
+        if !is_described {
             self.hooks.forget(pid);
         }
-        if let Err(error) = traced.mark_go(process.id, is_go) {
-            tracing::warn!(pid, %error, "goroutines not followed");
-        }
+        is_described
     }
 
     /// Lets go of binaries that nobody runs any more.
     pub(super) fn sweep(&mut self) {
         let Self { hooks, go, .. } = self;
-        go.retain(|id, binary| {
-            binary
-                .pids
-                .retain(|pid| identify(*pid).is_ok_and(|now| now == *id));
-            if !binary.pids.is_empty() {
-                return true;
+        go.retain(|file, binary| {
+            let runs = |pid: &u32| identify(*pid).is_ok_and(|content| content.file == *file);
+            binary.pids.retain(runs);
+            if binary.pids.is_empty() {
+                detach(hooks, binary);
             }
-            if let Some(probe) = &binary.probe
-                && let Err(error) = hooks.detach(probe)
-            {
-                tracing::debug!(%error, "probe not detached");
-            }
-            false
+            !binary.pids.is_empty()
         });
     }
 
-    fn is_described(&self, pid: u32) -> bool {
-        self.go
-            .values()
-            .any(|binary| binary.pids.contains(&pid) && binary.program.offsets.is_some())
-    }
-
-    /// Version of the Go that made the process's program; `None`: another language.
-    fn follow(&mut self, pid: u32) -> Result<Option<String>> {
-        let id = identify(pid).context("cannot look at its executable")?;
-        for (other, binary) in &mut self.go {
-            if *other != id {
-                binary.pids.remove(&pid);
-            }
-        }
-        if self.others.contains(&id) {
+    /// Version of the Go that made the process's program, and whether the kernel side was told how
+    /// to read it; `None`: another language.
+    fn follow(&mut self, pid: u32) -> Result<Option<(String, bool)>> {
+        let content = identify(pid).context("cannot look at its executable")?;
+        if self.others.contains(&content) {
             return Ok(None);
         }
-        if !self.go.contains_key(&id) {
+        let known = self.go.get(&content.file);
+        if known.is_none_or(|binary| binary.content != content) {
             let Some(program) = read(pid)? else {
                 if self.others.len() >= BINARIES {
                     self.others.clear();
                 }
-                self.others.insert(id);
+                self.others.insert(content);
                 return Ok(None);
             };
-            let probe = self.probe(pid, &program);
-            let pids = HashSet::new();
-            self.go.insert(
-                id,
-                Binary {
-                    program,
-                    probe,
-                    pids,
-                },
-            );
+            self.meet(pid, content, program);
         }
-        let Some(binary) = self.go.get_mut(&id) else {
+        let Some(binary) = self.go.get_mut(&content.file) else {
             return Ok(None);
         };
         binary.pids.insert(pid);
-        if let Some((offsets, _)) = &binary.program.offsets {
-            let described = describe(&binary.program, offsets, load_bias(pid, &binary.program));
-            self.hooks.describe(pid, &described)?;
+        let version = binary.program.version.clone();
+        let Some((offsets, _)) = &binary.program.offsets else {
+            return Ok(Some((version, false)));
+        };
+        let described = describe(&binary.program, offsets, load_bias(pid, &binary.program));
+        self.hooks.describe(pid, &described)?;
+        Ok(Some((version, true)))
+    }
+
+    /// A binary not seen before, or one that was written again.
+    fn meet(&mut self, pid: u32, content: Content, program: GoProgram) {
+        let before = self.go.remove(&content.file);
+        if let Some(binary) = &before {
+            detach(&mut self.hooks, binary);
         }
-        Ok(Some(binary.program.version.clone()))
+        let binary = Binary {
+            content,
+            probe: self.probe(pid, &program),
+            program,
+            pids: before.map(|binary| binary.pids).unwrap_or_default(),
+        };
+        self.go.insert(content.file, binary);
     }
 
     /// Probes a new binary, and says what of it is not understood.
@@ -185,12 +182,20 @@ impl Programs {
     }
 }
 
+fn detach(hooks: &mut GoHooks, binary: &Binary) {
+    if let Some(probe) = &binary.probe
+        && let Err(error) = hooks.detach(probe)
+    {
+        tracing::debug!(%error, "probe not detached");
+    }
+}
+
 fn executable(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/exe"))
 }
 
-fn identify(pid: u32) -> std::io::Result<FileId> {
-    fs::metadata(executable(pid)).map(|metadata| FileId::of(&metadata))
+fn identify(pid: u32) -> io::Result<Content> {
+    fs::metadata(executable(pid)).map(|metadata| Content::of(&metadata))
 }
 
 fn read(pid: u32) -> Result<Option<GoProgram>> {

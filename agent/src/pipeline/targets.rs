@@ -38,7 +38,7 @@ impl Targets {
         if let Some(pid) = command {
             let mut process = self.procfs.read(pid)?;
             self.traced.trace(process.id)?;
-            self.programs.inspect(&mut process, &mut self.traced);
+            self.inspect(&mut process);
             chosen.push(process);
         }
         for _ in 0..2 {
@@ -52,7 +52,7 @@ impl Targets {
                 if !chosen.iter().any(|known: &Process| known.id == process.id) {
                     tracing::debug!(pid = process.id.pid, ?reason, "traced");
                     self.traced.trace(process.id)?;
-                    self.programs.inspect(&mut process, &mut self.traced);
+                    self.inspect(&mut process);
                     chosen.push(process);
                 }
             }
@@ -90,7 +90,7 @@ impl Targets {
             return None;
         }
         if !has_ended {
-            self.programs.inspect(&mut process, &mut self.traced);
+            self.inspect(&mut process);
         }
         Some(process)
     }
@@ -98,8 +98,25 @@ impl Targets {
     /// What is known of a traced process, its program included.
     pub(super) fn learn(&mut self, id: ProcessId) -> Option<Process> {
         let mut process = self.read(id)?;
-        self.programs.inspect(&mut process, &mut self.traced);
+        if self.selection.all || self.traced.is_selected(id.pid) {
+            self.inspect(&mut process);
+        }
         Some(process)
+    }
+
+    /// Looks at what a traced process runs.
+    fn inspect(&mut self, process: &mut Process) {
+        let id = process.id;
+        let is_go = self.programs.inspect(process);
+        let marked = if is_go && self.selection.all && !self.traced.is_selected(id.pid) {
+            // The kernel side would trace it on its first socket call.
+            self.traced.trace(id)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = marked.and_then(|()| self.traced.mark_go(id, is_go)) {
+            tracing::warn!(pid = id.pid, %error, "goroutines not followed");
+        }
     }
 
     /// Lets go of what belongs to programs that ended.
