@@ -24,9 +24,8 @@ pub(super) fn probe_offset(code: &[u8]) -> Option<u64> {
         | [0x4c, 0x8d, 0xa4, 0x24, _, _, _, _, rest @ ..] => rest.strip_prefix(&COMPARE_FRAME)?,
         _ => code.strip_prefix(&COMPARE)?,
     };
-    let after = match after {
-        [0x76, _, rest @ ..] | [0x0f, 0x86, _, _, _, _, rest @ ..] => rest,
-        _ => return None,
+    let ([0x76, _, after @ ..] | [0x0f, 0x86, _, _, _, _, after @ ..]) = after else {
+        return None;
     };
     match after {
         [0x55, ..] => Some((code.len() - after.len()) as u64),
