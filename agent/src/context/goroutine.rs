@@ -61,7 +61,7 @@ struct Serving<E> {
     /// Unanswered requests, oldest first: pipelined ones are worked on in order. Each with the time
     /// since which children belong to it.
     open: VecDeque<(E, u64)>,
-    /// It read a request while one of another connection was open: it is a loop, and proves nothing.
+    /// It read a request while one of another connection was open: a loop, which proves nothing.
     is_loop: bool,
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `header` | the parent's ids stood in the request's `traceparent` |
 //! | `local_wire` | both ends of one connection were seen on this host, at the same byte |
-//! | `goroutine` | a goroutine that serves a request, or one started while it was served, made the call |
+//! | `goroutine` | who serves a request in a Go program, or was started meanwhile, made the call |
 //! | `thread` | a blocking server's thread made the call between request and answer |
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //!

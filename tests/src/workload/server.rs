@@ -1,4 +1,5 @@
-//! `workloads/server.py` and `workloads/server.js`: the same routes on two runtimes; `workloads/go`.
+//! `workloads/server.py` and `workloads/server.js`: the same routes on two runtimes. And
+//! `workloads/go`.
 
 use std::{
     path::{Path, PathBuf},
