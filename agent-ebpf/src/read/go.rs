@@ -107,5 +107,5 @@ pub(crate) fn descriptor(program: &GoProcess, holder: u64) -> Option<u32> {
         wrappers += 1;
     }
     let descriptor = word(first.wrapping_add(POLL_DESCRIPTOR))?;
-    (descriptor <= i32::MAX as u64).then_some(descriptor as u32)
+    i32::try_from(descriptor).is_ok().then_some(descriptor as u32)
 }
