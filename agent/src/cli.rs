@@ -104,8 +104,8 @@ pub struct Options {
     #[arg(
         long,
         value_name = "GRADE",
-        help = "Weakest evidence that makes a parent: header, local_wire, loop, thread, \
-                answering, started; a weaker one makes a link [default: started]"
+        help = "Weakest evidence that makes a parent: header, local_wire, goroutine, \
+                loop, thread, answering, started; a weaker one makes a link [default: started]"
     )]
     pub parent_evidence: Option<String>,
 

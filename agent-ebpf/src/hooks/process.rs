@@ -47,6 +47,7 @@ fn try_exec(program: *const u8) -> Option<()> {
 
     let current = task::current();
     let unit = task::unit(current)?;
+    process::forget_program(unit.process_id);
     let mut traced = process::traced(unit.process_id);
     if !matches!(traced, Traced::Yes)
         && config!(consider_execs) == 1

@@ -112,6 +112,11 @@ impl Connection {
         self.complete
     }
 
+    /// When it was opened; `None` when it is older than the agent or its opening was not seen.
+    pub fn opened_ns(&self) -> Option<u64> {
+        self.complete.then_some(self.first_ns)
+    }
+
     /// Which end we are, where it is known.
     pub fn kind(&self) -> Option<Kind> {
         match self.role {
@@ -155,6 +160,8 @@ impl Connection {
         }
         let origin = Origin {
             unit: data.unit,
+            task: data.task,
+            descriptor: data.descriptor,
             direction: data.direction,
             non_blocking: data.non_blocking,
             polled: data.polled,

@@ -8,6 +8,7 @@ use crate::{
     context::{
         Evidence, Stitcher,
         answering::{Answering, Verdict},
+        goroutine::Goroutines,
         lineage::{Discipline, Lineage, Use},
         propagation,
         started::{Child, Starts},
@@ -45,6 +46,7 @@ pub(super) struct Exchanges {
     pub(super) lineage: Lineage<NodeKey>,
     answering: Answering<NodeKey>,
     starts: Starts<NodeKey>,
+    pub(super) goroutines: Goroutines<NodeKey>,
 }
 
 impl Exchanges {
@@ -73,11 +75,18 @@ impl Exchanges {
                         } else {
                             Use::Later
                         };
-                        self.caller(connection.id, unit, discipline, usage, stitcher)
+                        match origin {
+                            Some(origin) if origin.task.is_some() => {
+                                self.goroutine_caller(connection, &origin, stitcher)
+                            }
+                            _ => self.caller(connection.id, unit, discipline, usage, stitcher),
+                        }
                     }
                     Kind::Server => None,
                 };
                 let kind = connection.kind;
+                // Any thread runs any goroutine: threads say nothing then.
+                let is_goroutine = origin.is_some_and(|origin| origin.task.is_some());
                 let beginning = Beginning {
                     kind,
                     start_ns: time_ns,
@@ -92,7 +101,7 @@ impl Exchanges {
                         self.note_worker(unit, stitcher);
                         self.lineage
                             .handle_request(unit, connection.id, node, discipline);
-                        if discipline != Discipline::Loop {
+                        if discipline != Discipline::Loop && !is_goroutine {
                             self.answering
                                 .handle_request(unit, connection.id, node, time_ns);
                         }
@@ -101,7 +110,7 @@ impl Exchanges {
                         self.latest.insert(connection.id, node);
                     }
                     Kind::Client => {
-                        if caller.is_none() {
+                        if caller.is_none() && !is_goroutine {
                             let supposed = self.starts.handle_call(unit, node, time_ns);
                             if supposed.is_some() || self.answering.handle_call(unit, node, time_ns)
                             {
@@ -112,6 +121,7 @@ impl Exchanges {
                 }
             }
             Progress::RequestHead { exchange, headers } => {
+                self.note_server_goroutine(connection, exchange, origin);
                 if let Some(open) = self.open.get(&(connection.id, exchange))
                     && let Some(context) = propagation::extract(&headers)
                 {
@@ -145,6 +155,7 @@ impl Exchanges {
                     self.answering.handle_finished(open.node, last);
                     self.starts.handle_finished(open.node, end_ns);
                 }
+                self.goroutines.handle_answered(connection.id, open.node);
                 if self.latest.get(&connection.id) == Some(&open.node) {
                     self.latest.remove(&connection.id);
                 }
@@ -181,6 +192,7 @@ impl Exchanges {
         self.lineage.handle_loss();
         self.answering.handle_loss();
         self.starts.handle_loss();
+        self.goroutines.handle_loss();
         self.tell_verdicts(stitcher);
     }
 
@@ -233,6 +245,7 @@ impl Exchanges {
         self.settle_started(Child::Process(process), stitcher);
         self.lineage.handle_exit(|unit| unit.process == process);
         self.answering.handle_exit(process);
+        self.goroutines.handle_exit(process);
         self.tell_verdicts(stitcher);
     }
 
@@ -243,6 +256,53 @@ impl Exchanges {
             && self.lineage.is_empty()
             && self.answering.is_empty()
             && self.starts.is_empty()
+            && self.goroutines.is_empty()
+    }
+
+    /// The connection is over: nothing is read from it or answered any more.
+    pub(super) fn handle_connection_end(&mut self, connection: ConnectionId) {
+        self.lineage.handle_connection_end(connection);
+        self.goroutines.handle_connection_end(connection);
+    }
+
+    /// Whoever completes a request's head serves it.
+    fn note_server_goroutine(
+        &mut self,
+        connection: &ConnectionFacts,
+        exchange: ExchangeNumber,
+        origin: Option<Origin>,
+    ) {
+        if let Some(origin) = origin.filter(|_| connection.kind == Kind::Server)
+            && let Some(task) = origin.task
+            && let Some(open) = self.open.get(&(connection.id, exchange))
+        {
+            self.goroutines.handle_request(
+                origin.unit.process,
+                task,
+                connection.id,
+                open.node,
+                origin.time_ns,
+            );
+        }
+    }
+
+    fn goroutine_caller(
+        &mut self,
+        connection: &ConnectionFacts,
+        origin: &Origin,
+        stitcher: &Stitcher<Finished>,
+    ) -> Option<(NodeKey, Evidence)> {
+        let process = origin.unit.process;
+        self.goroutines
+            .caller(
+                process,
+                origin.task?,
+                origin.descriptor,
+                connection.opened_ns,
+                origin.time_ns,
+            )
+            .filter(|caller| stitcher.is_open(*caller))
+            .map(|caller| (caller, Evidence::Goroutine))
     }
 
     /// The call an event loop waits for on a client connection.

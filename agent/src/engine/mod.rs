@@ -184,6 +184,15 @@ impl Engine {
                 self.exchanges.handle_exit(process, &mut self.stitcher);
                 self.processes.handle_exit(process, now_ns);
             }
+            EventKind::GoCall {
+                process,
+                task,
+                descriptor,
+            } => {
+                self.exchanges
+                    .goroutines
+                    .handle_call(process, task, descriptor, now_ns);
+            }
             EventKind::Listen {
                 process, traced, ..
             } => {
@@ -305,6 +314,11 @@ impl Engine {
         {
             self.end_connection(id, now_ns);
         }
+        if let Some(task) = data.task {
+            self.exchanges
+                .goroutines
+                .handle_seen(unit.process, task, data.task_ids, now_ns);
+        }
         let before = self.connections.len();
         let connection =
             self.connections
@@ -367,7 +381,7 @@ impl Engine {
         connection.handle_closing(step, error, flowed, now_ns);
         self.observe(id);
         if step == ClosingStep::Destroyed {
-            self.exchanges.lineage.handle_connection_end(id);
+            self.exchanges.handle_connection_end(id);
             self.connections.remove(id);
         } else {
             self.connections.update_ask(id, now_ns);
@@ -396,7 +410,7 @@ impl Engine {
             connection.handle_lost(now_ns);
             self.observe(id);
         }
-        self.exchanges.lineage.handle_connection_end(id);
+        self.exchanges.handle_connection_end(id);
         self.connections.remove(id);
     }
 
@@ -538,6 +552,7 @@ struct ConnectionFacts {
     endpoints: crate::event::Endpoints,
     /// It was seen from its first byte on.
     complete: bool,
+    opened_ns: Option<u64>,
 }
 
 impl ConnectionFacts {
@@ -549,6 +564,7 @@ impl ConnectionFacts {
             kind: connection.kind().unwrap_or(Kind::Server),
             endpoints: connection.endpoints,
             complete: connection.is_complete(),
+            opened_ns: connection.opened_ns(),
         }
     }
 }

@@ -307,6 +307,7 @@ fn process_value(process: &Process) -> Value {
         "container_id": facts.container_id,
         "command": facts.command,
         "creation_time": facts.creation_time,
+        "go_version": facts.go_version,
     })
 }
 
@@ -339,6 +340,7 @@ fn process_of(value: &Value) -> Process {
             container_id: text("container_id"),
             command: text("command").unwrap_or_default(),
             creation_time: text("creation_time"),
+            go_version: text("go_version"),
         },
     }
 }
@@ -363,6 +365,7 @@ mod tests {
                 container_id: Some("c0".to_owned()),
                 command: "python3".to_owned(),
                 creation_time: None,
+                go_version: Some("go1.22.1".to_owned()),
             },
         };
         let mut state = ConnectionState::new_zeroed();

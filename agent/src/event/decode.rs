@@ -7,14 +7,16 @@ use agent_common::{
         ClosingStep, ConnectionClosing, ConnectionOpened, Direction, FAMILY_INET, FAMILY_INET6,
         FAMILY_UNIX, Role, SocketAddresses,
     },
-    payload::{SocketData, flags},
-    process::{ExecutionUnit, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
+    payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
+    process::{ExecutionUnit, GoCall, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
     record::{RecordHeader, RecordKind},
 };
 use thiserror::Error;
 use zerocopy::FromBytes;
 
-use super::{ConnectionId, Data, Endpoints, Event, EventKind, Exec, ProcessId, Unit};
+use super::{
+    ConnectionId, Data, Endpoints, Event, EventKind, Exec, ProcessId, Task, TaskIds, Unit,
+};
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
@@ -76,6 +78,17 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
                 traced: record.traced != 0,
             }
         }
+        RecordKind::GoCall => {
+            let (record, _) = read::<GoCall>(bytes)?;
+            EventKind::GoCall {
+                process: unit(&record.unit).process,
+                task: Task {
+                    id: record.task,
+                    parent: record.task_parent,
+                },
+                descriptor: record.descriptor,
+            }
+        }
     };
     Ok(Event {
         timestamp_ns: header.timestamp_ns,
@@ -92,6 +105,16 @@ fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
     let is_set = |flag: u16| record.flags & flag != 0;
     Ok(EventKind::Data(Data {
         unit: unit(&record.unit),
+        task: (record.task != 0).then_some(Task {
+            id: record.task,
+            parent: record.task_parent,
+        }),
+        task_ids: (record.task_next != 0).then_some(TaskIds {
+            next: record.task_next,
+            left: record.task_left,
+            allotted: record.task_allotted,
+        }),
+        descriptor: (record.descriptor != UNKNOWN_DESCRIPTOR).then_some(record.descriptor),
         connection: ConnectionId(record.connection),
         endpoints: endpoints(&record.addresses)?,
         role: Role::from(record.role),

@@ -4,7 +4,10 @@
     reason = "edge: reads the kernel's type information"
 )]
 
-use std::io;
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
 
 use agent_common::{
     kernel_config::{KernelConfig, KernelField, PortRange},
@@ -19,6 +22,7 @@ use super::{
     attach::{AttachError, CapturePath, Unattached, attach_always, attach_path, reason},
     btf::KernelTypes,
     features::Helpers,
+    go::GoHooks,
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
@@ -78,6 +82,7 @@ pub struct Kernel {
     pub ring: Ring,
     pub connections: Connections,
     pub processes: Processes,
+    pub go: GoHooks,
     pub drops: Drops,
     pub report: Report,
     pub guard: Guard,
@@ -85,7 +90,7 @@ pub struct Kernel {
 
 /// Keeps the programs attached.
 pub struct Guard {
-    _ebpf: Ebpf,
+    _ebpf: Arc<Mutex<Ebpf>>,
 }
 
 /// Loads and attaches.
@@ -163,11 +168,17 @@ fn try_path(
 
 fn finish(mut ebpf: Ebpf, report: Report) -> Result<Kernel, LoadError> {
     let object = |error: anyhow::Error| LoadError::Object(format!("{error:#}"));
+    let ring = Ring::take(&mut ebpf).map_err(object)?;
+    let connections = Connections::take(&mut ebpf).map_err(object)?;
+    let processes = Processes::take(&mut ebpf).map_err(object)?;
+    let drops = Drops::take(&mut ebpf).map_err(object)?;
+    let ebpf = Arc::new(Mutex::new(ebpf));
     Ok(Kernel {
-        ring: Ring::take(&mut ebpf).map_err(object)?,
-        connections: Connections::take(&mut ebpf).map_err(object)?,
-        processes: Processes::take(&mut ebpf).map_err(object)?,
-        drops: Drops::take(&mut ebpf).map_err(object)?,
+        ring,
+        connections,
+        processes,
+        go: GoHooks::take(&ebpf).map_err(object)?,
+        drops,
         report,
         guard: Guard { _ebpf: ebpf },
     })

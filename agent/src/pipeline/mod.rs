@@ -18,6 +18,7 @@
 )]
 
 mod findings;
+mod programs;
 mod recording;
 mod targets;
 mod threads;
@@ -36,6 +37,7 @@ use tokio::{
 };
 
 use self::{
+    programs::Programs,
     recording::Recording,
     targets::Targets,
     threads::{Source, Threads},
@@ -96,7 +98,12 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     let procfs = ProcFs::open()?;
     let loaded = kernel::load(&kernel_settings(&config, ring_bytes()?)).map_err(load_failure)?;
     let drops = Arc::new(loaded.drops);
-    let targets = Targets::new(config.selection.clone(), procfs.clone(), loaded.processes);
+    let targets = Targets::new(
+        config.selection.clone(),
+        procfs.clone(),
+        loaded.processes,
+        Programs::new(loaded.go),
+    );
     let recording = Recording::from_environment(procfs.boot_seconds())?;
     let engine_config = engine::Config {
         host: system::host(),

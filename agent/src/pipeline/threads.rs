@@ -223,6 +223,7 @@ impl Shell {
                 self.engine
                     .handle_clock(WallClock::sampled(boottime_ns, unix_ns));
                 clock_due_ns = now_ns + CLOCK_NS;
+                self.targets.sweep();
             }
             if now_ns >= findings_due_ns {
                 self.tell_findings();
@@ -311,7 +312,7 @@ impl Shell {
             match command {
                 Command::ReadConnection(id) => self.answer_connection(id),
                 Command::ReadProcess(id) => {
-                    if let Some(process) = self.targets.read(id) {
+                    if let Some(process) = self.targets.learn(id) {
                         self.handle_process(process);
                     }
                 }

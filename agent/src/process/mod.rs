@@ -3,6 +3,7 @@
 //! [`text`] reads the files of `/proc` as text, [`watch`] is the edge that opens them, [`select`]
 //! decides, and [`table`] remembers.
 
+pub mod binary;
 pub mod select;
 pub mod table;
 pub mod text;
@@ -28,6 +29,9 @@ pub struct Facts {
     pub command: String,
     /// Seconds since the Unix epoch with fraction, as RFC 3339.
     pub creation_time: Option<String>,
+    /// Version of the Go that made the program; `None` when it was another language, or is not
+    /// known yet.
+    pub go_version: Option<String>,
 }
 
 /// A process and what is known of it.
@@ -43,6 +47,8 @@ pub enum Runtime {
     /// nginx and what is built from it: a loop with neither a queue for its upstream pool nor
     /// calls of its own.
     Nginx,
+    /// Made by Go: what it does is done by goroutines, on any thread.
+    Go,
     #[default]
     Other,
 }
@@ -52,6 +58,7 @@ impl Facts {
         // By file name alone, because argv[0] and comm are free for the program to change.
         match self.executable_name() {
             Some("nginx" | "nginx-debug" | "openresty") => Runtime::Nginx,
+            _ if self.go_version.is_some() => Runtime::Go,
             _ => Runtime::Other,
         }
     }

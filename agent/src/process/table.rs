@@ -91,6 +91,7 @@ impl ProcessTable {
             // An exec leaves the process in its cgroup, and its start as it was.
             container_id: before.and_then(|facts| facts.container_id.clone()),
             creation_time: self.creation_time(exec.process),
+            go_version: None,
         };
         let entry = Entry {
             facts,

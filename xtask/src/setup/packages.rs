@@ -57,7 +57,11 @@ pub(super) struct PythonEnvironment {
 
 pub(super) const TESTS: PythonEnvironment = PythonEnvironment {
     name: "python",
-    requirements: &["tests/receiver/requirements.txt", "deploy/requirements.txt"],
+    requirements: &[
+        "tests/receiver/requirements.txt",
+        "tests/workloads/go/requirements.txt",
+        "deploy/requirements.txt",
+    ],
 };
 
 /// Apart, since it is large: it has a Go compiler.
