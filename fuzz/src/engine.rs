@@ -71,6 +71,7 @@ fn feed(engine: &mut Engine, entry: &Entry) {
                 engine.handle_record(record);
             }
         }
+        Entry::Thread { unit, name } => engine.handle_thread(*unit, name),
         Entry::Process(process) => engine.handle_process(process.clone()),
         Entry::ConnectionState {
             connection,
@@ -100,7 +101,8 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                     engine.handle_rejected(process, now_ns);
                 }
             }
-            Some(Command::ReadConnection(_) | Command::ReadProcess(_)) => {}
+            Some(Command::ReadConnection(_) | Command::ReadProcess(_) | Command::ReadThread(_)) => {
+            }
         }
     }
     panic!("the engine asks without end");
@@ -117,7 +119,11 @@ fn time_of(entry: &Entry) -> u64 {
         | Entry::Shutdown { now_ns }
         | Entry::ConnectionState { now_ns, .. }
         | Entry::Rejected { now_ns, .. } => *now_ns,
-        Entry::Start { .. } | Entry::Process(_) | Entry::Clock { .. } | Entry::Loss => 0,
+        Entry::Start { .. }
+        | Entry::Process(_)
+        | Entry::Thread { .. }
+        | Entry::Clock { .. }
+        | Entry::Loss => 0,
     }
     .min(LATEST_NS)
 }

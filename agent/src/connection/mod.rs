@@ -30,7 +30,6 @@ pub struct Origin {
     pub descriptor: Option<u32>,
     pub direction: Direction,
     pub non_blocking: bool,
-    pub polled: bool,
     pub time_ns: u64,
     /// TCP sequence number of the byte at `position`; 0 for unix sockets.
     pub tcp_sequence: u32,

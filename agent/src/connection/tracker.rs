@@ -164,7 +164,6 @@ impl Connection {
             descriptor: data.descriptor,
             direction: data.direction,
             non_blocking: data.non_blocking,
-            polled: data.polled,
             time_ns,
             tcp_sequence: data.tcp_sequence,
             position: data.position,

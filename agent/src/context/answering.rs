@@ -6,10 +6,12 @@
 //! calls. The verdict comes with the answer, so a call waits for it while one is possible.
 //!
 //! It does not hold for loops, whose thread answers everybody. One sign of a loop is enough, and is
-//! remembered: the thread answers on a socket that is in an epoll set, or it answers two requests
-//! of which it read the second before it had answered the first. A thread that has read a request
-//! and not answered it yet proves nothing meanwhile: it may be such a loop, or a worker of a pool
-//! that gave the request to another one.
+//! remembered: the thread reads from a socket that is in an epoll set, or it answers two requests
+//! of which it read the second before it had answered the first. (Answering on such a socket is no
+//! sign: Puma's reactor gives a request to a worker before it takes the socket out of its set.) A
+//! thread that is known as a worker of a pool is no loop. A
+//! thread that has read a request and not answered it yet proves nothing meanwhile: it may be such
+//! a loop, or a worker of a pool that gave the request to another one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -37,6 +39,8 @@ pub enum Verdict<E> {
 #[derive(Debug)]
 struct Thread<E> {
     is_loop: bool,
+    /// Known as a worker of a pool: what looks like a loop is none.
+    is_worker: bool,
     /// Unanswered requests that it read itself.
     unanswered: Vec<E>,
     /// The request whose answer it began and that has not ended.
@@ -49,6 +53,7 @@ impl<E> Default for Thread<E> {
     fn default() -> Self {
         Self {
             is_loop: false,
+            is_worker: false,
             unanswered: Vec::new(),
             answering: None,
             calls: VecDeque::new(),
@@ -59,6 +64,7 @@ impl<E> Default for Thread<E> {
 impl<E> Thread<E> {
     fn is_idle(&self) -> bool {
         !self.is_loop
+            && !self.is_worker
             && self.unanswered.is_empty()
             && self.answering.is_none()
             && self.calls.is_empty()
@@ -165,13 +171,31 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
         true
     }
 
-    /// A thread wrote the first byte of an answer. `is_polled`: the socket is in non-blocking mode
-    /// and in an epoll set.
-    pub fn handle_answer(&mut self, unit: Unit, exchange: E, is_polled: bool) {
+    /// A thread read from a socket that is in non-blocking mode and in an epoll set. Returns
+    /// whether it is taken for a loop from now on.
+    pub fn handle_polled_read(&mut self, unit: Unit) -> bool {
+        let known = self.threads.get(&unit);
+        if known.is_some_and(|thread| thread.is_loop || thread.is_worker) {
+            return false;
+        }
+        self.note_loop(unit);
+        true
+    }
+
+    /// A thread is a worker of a pool, for certain.
+    pub fn handle_worker(&mut self, unit: Unit) {
+        if let Some(thread) = self.thread(unit) {
+            thread.is_loop = false;
+            thread.is_worker = true;
+        }
+    }
+
+    /// A thread wrote the first byte of an answer.
+    pub fn handle_answer(&mut self, unit: Unit, exchange: E) {
         let Some(request) = self.take_request(exchange) else {
             return;
         };
-        if is_polled || (request.is_overlapped && request.reader == unit) {
+        if request.is_overlapped && request.reader == unit {
             self.note_loop(unit);
         }
         let overlaps = self.note_overlap(unit, request.connection);
@@ -195,7 +219,7 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
     /// Whether the thread has read requests of other connections that are unanswered. Pipelined
     /// ones are read together by any thread.
     fn note_overlap(&mut self, unit: Unit, answered: ConnectionId) -> bool {
-        let Some(thread) = self.threads.get(&unit) else {
+        let Some(thread) = self.threads.get(&unit).filter(|thread| !thread.is_worker) else {
             return false;
         };
         let mut overlaps = false;
@@ -276,13 +300,16 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
         self.answerers.retain(|_, unit| unit.process != process);
     }
 
-    /// Whether nothing is remembered but which threads are loops.
+    /// Whether nothing is remembered but which threads are loops and which are none.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.requests.is_empty()
             && self.processes.is_empty()
             && self.answerers.is_empty()
-            && self.threads.values().all(|thread| thread.is_loop)
+            && self
+                .threads
+                .values()
+                .all(|thread| thread.is_loop || thread.is_worker)
     }
 
     fn thread(&mut self, unit: Unit) -> Option<&mut Thread<E>> {
@@ -333,6 +360,9 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
         let Some(thread) = self.thread(unit) else {
             return;
         };
+        if thread.is_worker {
+            return;
+        }
         thread.is_loop = true;
         let calls = std::mem::take(&mut thread.calls);
         if let Some(exchange) = thread.answering.take() {

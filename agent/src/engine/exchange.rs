@@ -132,10 +132,8 @@ impl Exchanges {
                 if let Some(open) = self.open.get(&(connection.id, exchange)).copied() {
                     stitcher.handle_answered(open.node);
                     if let (Kind::Server, Some(origin)) = (connection.kind, sender(origin)) {
-                        let is_polled = origin.non_blocking && origin.polled;
                         self.note_worker(origin.unit, stitcher);
-                        self.answering
-                            .handle_answer(origin.unit, open.node, is_polled);
+                        self.answering.handle_answer(origin.unit, open.node);
                     }
                 }
             }
@@ -194,6 +192,23 @@ impl Exchanges {
         self.starts.handle_loss();
         self.goroutines.handle_loss();
         self.tell_verdicts(stitcher);
+    }
+
+    /// A thread read from a socket that is in an epoll set. Returns whether it is taken for a loop
+    /// from now on.
+    pub(super) fn handle_polled_read(
+        &mut self,
+        unit: Unit,
+        stitcher: &mut Stitcher<Finished>,
+    ) -> bool {
+        let is_news = self.answering.handle_polled_read(unit);
+        self.tell_verdicts(stitcher);
+        is_news
+    }
+
+    /// A thread is a worker of a pool, for certain.
+    pub(super) fn handle_worker(&mut self, unit: Unit) {
+        self.answering.handle_worker(unit);
     }
 
     /// A thread started a process or another thread.

@@ -22,7 +22,7 @@ use crate::{
         ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, ProcessId, Role,
         Traced, Unit, clock::WallClock, decode,
     },
-    process::{Facts, Process, Runtime, table::ProcessTable},
+    process::{Facts, Process, Runtime, pool, table::ProcessTable},
     sample::Sampler,
     self_metrics::{Counter, Loss, SelfMetrics},
     span::{Attribute, Kind, Resource, Span, Value, attribute},
@@ -62,6 +62,8 @@ pub enum Command {
     /// What `/proc` says of a process: answer with [`Engine::handle_process`], or not at all when
     /// it is gone.
     ReadProcess(ProcessId),
+    /// The name of a thread: answer with [`Engine::handle_thread`], or not at all when it is gone.
+    ReadThread(Unit),
     /// A process replaced its program, or began to listen while not traced: it may be one that the
     /// user chose. Answer with [`Engine::handle_process`] or [`Engine::handle_rejected`].
     Consider(ProcessId),
@@ -170,6 +172,9 @@ impl Engine {
             EventKind::Fork { parent, child } => {
                 self.exchanges.handle_start(parent, child);
                 if parent.process == child.process {
+                    if self.processes.runtime(child.process) == Runtime::Ruby {
+                        self.commands.push_back(Command::ReadThread(child));
+                    }
                     return;
                 }
                 self.processes.handle_fork(parent.process, child.process);
@@ -218,6 +223,13 @@ impl Engine {
             self.processes.handle_read(process);
         } else {
             self.processes.handle_found(process);
+        }
+    }
+
+    /// The answer to [`Command::ReadThread`].
+    pub fn handle_thread(&mut self, unit: Unit, name: &str) {
+        if pool::is_worker(name) {
+            self.exchanges.handle_worker(unit);
         }
     }
 
@@ -335,7 +347,8 @@ impl Engine {
         }
         let uncaptured = u64::from(data.original_length).saturating_sub(data.bytes.len() as u64);
         self.metrics.add(Counter::BytesNotCaptured, uncaptured);
-        if data.direction == Direction::Inbound && self.is_nginx(unit.process) {
+        let is_nginx = data.direction == Direction::Inbound && self.is_nginx(unit.process);
+        if is_nginx {
             let worked_for = match kind {
                 Some(Kind::Client) => self
                     .exchanges
@@ -345,6 +358,13 @@ impl Engine {
                 _ => self.exchanges.lineage.oldest(id),
             };
             self.exchanges.lineage.handle_loop_read(unit, worked_for);
+        } else if data.direction == Direction::Inbound
+            && data.non_blocking
+            && data.polled
+            && data.task.is_none()
+            && self.exchanges.handle_polled_read(unit, &mut self.stitcher)
+        {
+            self.commands.push_back(Command::ReadThread(unit));
         }
         self.observe(id);
         self.connections.update_ask(id, now_ns);

@@ -15,6 +15,7 @@
 //! | 7 shutdown | `now_ns: u64` |
 //! | 8 loss | nothing: records are missing here |
 //! | 9 rejected | `pid: u64, start_ticks: u64, now_ns: u64` |
+//! | 10 thread | `pid: u64, start_ticks: u64, thread_id: u64`, then its name |
 //!
 //! **A recording holds what the traced programs sent and received**, passwords and cookies
 //! included. Of the environment of programs it keeps `OTEL_*` variables only.
@@ -28,7 +29,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{Config, Engine};
 use crate::{
-    event::{ConnectionId, ProcessId, clock::WallClock, decode},
+    event::{ConnectionId, ProcessId, Unit, clock::WallClock, decode},
     process::{Facts, Process},
     self_metrics::SelfMetrics,
     span::Span,
@@ -66,6 +67,10 @@ pub enum Entry {
     Rejected {
         process: ProcessId,
         now_ns: u64,
+    },
+    Thread {
+        unit: Unit,
+        name: String,
     },
 }
 
@@ -141,6 +146,7 @@ fn feed(engine: &mut Engine, entry: &Entry) {
         Entry::Shutdown { now_ns } => engine.handle_shutdown(*now_ns),
         Entry::Loss => engine.handle_loss(),
         Entry::Rejected { process, now_ns } => engine.handle_rejected(*process, *now_ns),
+        Entry::Thread { unit, name } => engine.handle_thread(*unit, name),
     }
 }
 
@@ -202,6 +208,18 @@ fn read_entry(index: usize, kind: u32, body: &[u8]) -> Result<Entry, RecordingEr
                 start_ticks,
             };
             Some(Entry::Rejected { process, now_ns })
+        }),
+        10 => words(body).and_then(|([pid, start_ticks, thread_id], name)| {
+            let process = ProcessId {
+                pid: u32::try_from(pid).ok()?,
+                start_ticks,
+            };
+            let unit = Unit {
+                process,
+                thread_id: u32::try_from(thread_id).ok()?,
+            };
+            let name = String::from_utf8_lossy(name).into_owned();
+            Some(Entry::Thread { unit, name })
         }),
         unknown => return Err(RecordingError::UnknownKind(index, unknown)),
     };
@@ -265,6 +283,19 @@ pub fn write(entry: &Entry, out: &mut Vec<u8>) {
                 [u64::from(process.pid), process.start_ticks, *now_ns].as_bytes(),
             );
             9
+        }
+        Entry::Thread { unit, name } => {
+            let process = unit.process;
+            body.extend_from_slice(
+                [
+                    u64::from(process.pid),
+                    process.start_ticks,
+                    unit.thread_id.into(),
+                ]
+                .as_bytes(),
+            );
+            body.extend_from_slice(name.as_bytes());
+            10
         }
     };
     out.extend_from_slice([kind, body.len() as u32].as_bytes());
@@ -399,6 +430,16 @@ mod tests {
                     start_ticks: 99,
                 },
                 now_ns: 5,
+            },
+            Entry::Thread {
+                unit: Unit {
+                    process: ProcessId {
+                        pid: 7,
+                        start_ticks: 99,
+                    },
+                    thread_id: 8,
+                },
+                name: "puma srv tp 001".to_owned(),
             },
             Entry::Shutdown { now_ns: 6 },
         ]

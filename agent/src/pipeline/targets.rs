@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::programs::Programs;
 use crate::{
-    event::ProcessId,
+    event::{ProcessId, Unit},
     kernel::maps::Processes,
     process::{Facts, Process, select::Selection, watch::ProcFs},
 };
@@ -122,6 +122,19 @@ impl Targets {
     /// Lets go of what belongs to programs that ended.
     pub(super) fn sweep(&mut self) {
         self.programs.sweep();
+    }
+
+    /// Threads of a process, while it is there.
+    pub(super) fn threads(&self, process: ProcessId) -> Vec<Unit> {
+        let threads = self.procfs.threads(process.pid).into_iter();
+        let unit = |thread_id| Unit { process, thread_id };
+        threads.map(unit).collect()
+    }
+
+    /// Name of a thread, while it is there.
+    pub(super) fn thread_name(&self, unit: Unit) -> Option<String> {
+        let name = self.procfs.thread_name(unit.process.pid, unit.thread_id);
+        name.ok()
     }
 
     /// What `/proc` says now; `None` when the process is gone, or is another one by now. One that

@@ -19,13 +19,13 @@ use tokio::sync::oneshot;
 use super::{findings::Findings, recording::Recording, targets::Targets};
 use crate::{
     engine::{Command, Engine, replay::Entry},
-    event::{ConnectionId, ProcessId, clock::WallClock, decode},
+    event::{ConnectionId, ProcessId, Unit, clock::WallClock, decode},
     export::SpanSink,
     kernel::{
         maps::{Connections, Drops},
         ring::{Batch, Completeness, Ring},
     },
-    process::Process,
+    process::{Process, Runtime},
     self_metrics::{Counter, Loss, SelfMetrics},
 };
 
@@ -303,8 +303,22 @@ impl Shell {
     }
 
     fn handle_process(&mut self, process: Process) {
+        let id = process.id;
+        let names_threads = process.facts.runtime() == Runtime::Ruby;
         self.recording.add(|| Entry::Process(process.clone()));
         self.engine.handle_process(process);
+        if names_threads {
+            for unit in self.targets.threads(id) {
+                self.handle_thread(unit);
+            }
+        }
+    }
+
+    fn handle_thread(&mut self, unit: Unit) {
+        if let Some(name) = self.targets.thread_name(unit) {
+            self.engine.handle_thread(unit, &name);
+            self.recording.add(|| Entry::Thread { unit, name });
+        }
     }
 
     fn answer_commands(&mut self) {
@@ -316,6 +330,7 @@ impl Shell {
                         self.handle_process(process);
                     }
                 }
+                Command::ReadThread(unit) => self.handle_thread(unit),
                 Command::Consider(id) => match self.targets.consider(id, self.engine.facts(id)) {
                     Some(process) => self.handle_process(process),
                     None => self.handle_rejected(id),

@@ -4,6 +4,7 @@
 //! decides, and [`table`] remembers.
 
 pub mod binary;
+pub mod pool;
 pub mod select;
 pub mod table;
 pub mod text;
@@ -49,6 +50,8 @@ pub enum Runtime {
     Nginx,
     /// Made by Go: what it does is done by goroutines, on any thread.
     Go,
+    /// Ruby, whose servers name the threads of their pools (see [`pool`]).
+    Ruby,
     #[default]
     Other,
 }
@@ -58,6 +61,7 @@ impl Facts {
         // By file name alone, because argv[0] and comm are free for the program to change.
         match self.executable_name() {
             Some("nginx" | "nginx-debug" | "openresty") => Runtime::Nginx,
+            Some(name) if name.starts_with("ruby") => Runtime::Ruby,
             _ if self.go_version.is_some() => Runtime::Go,
             _ => Runtime::Other,
         }

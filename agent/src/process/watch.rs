@@ -76,6 +76,21 @@ impl ProcFs {
         })
     }
 
+    /// Name of a thread.
+    pub fn thread_name(&self, pid: u32, thread_id: u32) -> io::Result<String> {
+        let path = self.directory(pid).join(format!("task/{thread_id}/comm"));
+        Ok(fs::read_to_string(path)?.trim_end().to_owned())
+    }
+
+    /// Threads of a process, while it is there.
+    pub fn threads(&self, pid: u32) -> Vec<u32> {
+        let Ok(entries) = fs::read_dir(self.directory(pid).join("task")) else {
+            return Vec::new();
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| name.parse().ok()).collect()
+    }
+
     /// Every user process that has not ended.
     pub fn scan(&self) -> anyhow::Result<Vec<Process>> {
         let entries = fs::read_dir(&self.root).context("cannot list /proc")?;

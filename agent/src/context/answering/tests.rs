@@ -40,10 +40,10 @@ fn calls_of_a_pool_belong_to_what_their_thread_answers() {
     assert!(answering.handle_call(first, 103, 22));
     assert!(answering.handle_call(second, 104, 23));
     assert_eq!(verdicts(&mut answering), []);
-    answering.handle_answer(second, 1, false);
+    answering.handle_answer(second, 1);
     assert_eq!(verdicts(&mut answering), [made(101, 1), made(104, 1)]);
     answering.handle_finished(1, Some(second));
-    answering.handle_answer(first, 2, false);
+    answering.handle_answer(first, 2);
     assert_eq!(verdicts(&mut answering), [made(103, 2), unknown(102)]);
     answering.handle_finished(2, Some(first));
     assert!(!answering.handle_call(background, 105, 40));
@@ -61,10 +61,10 @@ fn calls_before_the_request_or_the_previous_answer_do_not_belong() {
     assert!(answering.handle_call(worker, 101, 11));
     answering.handle_request(reader, B, 2, 12);
     assert!(answering.handle_call(worker, 102, 13));
-    answering.handle_answer(worker, 2, false);
+    answering.handle_answer(worker, 2);
     assert_eq!(verdicts(&mut answering), [unknown(101), made(102, 2)]);
     answering.handle_finished(2, Some(worker));
-    answering.handle_answer(worker, 1, false);
+    answering.handle_answer(worker, 1);
     answering.handle_finished(1, Some(worker));
     assert_eq!(verdicts(&mut answering), []);
     assert!(answering.is_empty(), "{answering:?}");
@@ -77,7 +77,7 @@ fn calls_during_an_answer() {
     for (last, expected) in [(thread(2), made(101, 1)), (thread(3), unknown(101))] {
         let mut answering = Answering::default();
         answering.handle_request(thread(1), A, 1, 10);
-        answering.handle_answer(thread(2), 1, false);
+        answering.handle_answer(thread(2), 1);
         assert!(answering.handle_call(thread(2), 101, 20));
         assert_eq!(verdicts(&mut answering), []);
         answering.handle_finished(1, Some(last));
@@ -86,20 +86,38 @@ fn calls_during_an_answer() {
     }
 }
 
-/// A thread that answers on a polled socket is a loop, now and later.
+/// A thread that reads from a polled socket is a loop, now and later.
 #[test]
 fn a_loop_by_its_polled_socket_proves_nothing() {
     let mut answering = Answering::default();
     let unit = thread(1);
     answering.handle_request(unit, A, 1, 10);
     assert!(answering.handle_call(unit, 101, 11));
-    answering.handle_answer(unit, 1, true);
+    answering.handle_polled_read(unit);
     assert_eq!(verdicts(&mut answering), [unknown(101)]);
+    answering.handle_answer(unit, 1);
     answering.handle_finished(1, Some(unit));
     answering.handle_request(unit, A, 2, 20);
     assert!(!answering.handle_call(unit, 102, 21));
-    answering.handle_answer(unit, 2, false);
+    answering.handle_answer(unit, 2);
     assert_eq!(verdicts(&mut answering), []);
+}
+
+/// Scenario: Puma's worker reads the next request of a connection that its reactor has not taken
+/// out of its set yet. Guarantee: what is known as a worker stays evidence.
+#[test]
+fn a_known_worker_is_no_loop() {
+    let mut answering = Answering::default();
+    let unit = thread(1);
+    assert!(answering.handle_polled_read(unit));
+    answering.handle_worker(unit);
+    assert!(!answering.handle_polled_read(unit));
+    answering.handle_request(unit, A, 1, 10);
+    assert!(answering.handle_call(unit, 101, 11));
+    answering.handle_answer(unit, 1);
+    answering.handle_finished(1, Some(unit));
+    assert_eq!(verdicts(&mut answering), [made(101, 1)]);
+    assert!(answering.is_empty(), "{answering:?}");
 }
 
 /// Scenario: a loop without epoll reads two requests and answers both. Guarantee: nothing is
@@ -111,9 +129,9 @@ fn a_loop_by_overlap_proves_nothing() {
     answering.handle_request(unit, A, 1, 10);
     answering.handle_request(unit, B, 2, 11);
     assert!(answering.handle_call(unit, 101, 12));
-    answering.handle_answer(unit, 1, false);
+    answering.handle_answer(unit, 1);
     assert!(answering.handle_call(unit, 102, 13));
-    answering.handle_answer(unit, 2, false);
+    answering.handle_answer(unit, 2);
     assert_eq!(verdicts(&mut answering), [unknown(101), unknown(102)]);
     answering.handle_finished(1, Some(unit));
     answering.handle_finished(2, Some(unit));
@@ -130,14 +148,14 @@ fn a_worker_that_hands_a_request_on_is_no_loop() {
     answering.handle_request(worker, A, 1, 10);
     answering.handle_request(worker, B, 2, 11);
     assert!(answering.handle_call(worker, 101, 12));
-    answering.handle_answer(worker, 2, false);
+    answering.handle_answer(worker, 2);
     answering.handle_finished(2, Some(worker));
     assert_eq!(verdicts(&mut answering), [unknown(101)]);
-    answering.handle_answer(other, 1, false);
+    answering.handle_answer(other, 1);
     answering.handle_finished(1, Some(other));
     answering.handle_request(worker, B, 3, 20);
     assert!(answering.handle_call(worker, 102, 21));
-    answering.handle_answer(worker, 3, false);
+    answering.handle_answer(worker, 3);
     assert_eq!(verdicts(&mut answering), [made(102, 3)]);
 }
 
@@ -149,10 +167,10 @@ fn pipelined_requests_are_no_overlap() {
     answering.handle_request(unit, A, 1, 10);
     answering.handle_request(unit, A, 2, 10);
     assert!(answering.handle_call(unit, 101, 11));
-    answering.handle_answer(unit, 1, false);
+    answering.handle_answer(unit, 1);
     answering.handle_finished(1, Some(unit));
     assert!(answering.handle_call(unit, 102, 12));
-    answering.handle_answer(unit, 2, false);
+    answering.handle_answer(unit, 2);
     assert_eq!(verdicts(&mut answering), [made(101, 1), made(102, 2)]);
 }
 
@@ -169,7 +187,7 @@ fn loss_and_exit_let_go() {
         assert!(answering.handle_call(thread(2), 101, 11));
         end(&mut answering);
         assert_eq!(verdicts(&mut answering), [unknown(101)]);
-        answering.handle_answer(thread(2), 1, false);
+        answering.handle_answer(thread(2), 1);
         answering.handle_finished(1, Some(thread(2)));
         assert_eq!(verdicts(&mut answering), []);
         assert!(answering.is_empty(), "{answering:?}");
