@@ -30,7 +30,7 @@ pub(crate) const fn config_static() -> &'static KernelConfig {
 
 /// All records, in the order in which they were written.
 #[map]
-pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES, 0);
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(limits::RING_BYTES_PER_CPU, 0);
 
 /// What was lost, by [`DropReason`]. Never removed; user space sums the CPUs.
 #[map]

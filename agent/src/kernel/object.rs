@@ -44,8 +44,8 @@ pub struct Settings {
     /// [`limits::PORT_RANGES`]; more are matched in user space only.
     pub ports: Vec<(u16, u16)>,
     pub agent_process_id: u32,
-    /// Bytes of the ring buffer, a power of two of pages; `None`: [`limits::RING_BYTES`].
-    pub ring_bytes: Option<u32>,
+    /// Bytes of the ring buffer, a power of two of pages.
+    pub ring_bytes: u32,
 }
 
 #[derive(Debug, Error)]
@@ -159,7 +159,7 @@ fn try_path(
         .btf(Some(btf))
         .override_global("CONFIG", config, true)
         .map_max_entries("SCRATCH", path.scratch_slots())
-        .map_max_entries("RECORDS", settings.ring_bytes.unwrap_or(limits::RING_BYTES))
+        .map_max_entries("RECORDS", settings.ring_bytes)
         .load(OBJECT)
         .map_err(PathError::Object)?;
     let unattached = attach_path(&mut ebpf, btf, types, path).map_err(PathError::Attach)?;

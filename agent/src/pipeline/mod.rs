@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 
+use agent_common::limits;
 use anyhow::Context as _;
 use tokio::{
     runtime::{Builder, Handle},
@@ -220,17 +221,23 @@ async fn start_command(config: &Config) -> Result<Held, Failure> {
     Ok(Held::start(agent.as_os_str(), &config.command).await?)
 }
 
-/// The kernel takes powers of two of pages only.
-fn ring_bytes() -> Result<Option<u32>, Failure> {
+/// By the number of processors, unless the user says otherwise. The kernel takes powers of two of
+/// pages only.
+fn ring_bytes() -> Result<u32, Failure> {
     const PAGE: u32 = 4096;
     const LARGEST: u32 = 1 << 30;
     let Some(text) = std::env::var_os(RING_BYTES).filter(|text| !text.is_empty()) else {
-        return Ok(None);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let processors = u32::try_from(processors).unwrap_or(u32::MAX);
+        let wanted = limits::RING_BYTES_PER_CPU
+            .saturating_mul(processors)
+            .clamp(*limits::RING_BYTES.start(), *limits::RING_BYTES.end());
+        return Ok(wanted.next_power_of_two());
     };
     let text = text.to_string_lossy().into_owned();
     let usable = |bytes: &u32| bytes.is_power_of_two() && (PAGE..=LARGEST).contains(bytes);
     match text.parse().ok().filter(usable) {
-        Some(bytes) => Ok(Some(bytes)),
+        Some(bytes) => Ok(bytes),
         None => Err(Failure::UnknownValue {
             origin: RING_BYTES.to_owned(),
             text,
@@ -239,7 +246,7 @@ fn ring_bytes() -> Result<Option<u32>, Failure> {
     }
 }
 
-fn kernel_settings(config: &Config, ring_bytes: Option<u32>) -> kernel::Settings {
+fn kernel_settings(config: &Config, ring_bytes: u32) -> kernel::Settings {
     let selection = &config.selection;
     kernel::Settings {
         capture: match config.capture {
