@@ -10,7 +10,8 @@ use crate::{
     },
     event::{ClosingStep, Data, Direction, DirectionState, Endpoints, ProcessId, Role, Unit},
     protocol::{
-        Address, Awaited, EndCause, Endpoint, Flow, Input, Session, Standing,
+        Address, Awaited, EndCause, Endpoint, Flow, Input, REGISTRY, Session, Shortfall, Standing,
+        Successor,
         detect::{self, Detection, Opening},
     },
     span::Kind,
@@ -49,8 +50,11 @@ pub struct Connection {
     complete: bool,
     /// A session lost track: the next one begins as on a connection older than the agent.
     has_lost_track: bool,
-    /// Sessions that lost track and were not asked for yet.
-    given_up: u64,
+    /// What sessions could not follow and was not asked for yet; one that lost track counts as an
+    /// exchange.
+    shortfall: Shortfall,
+    /// Its protocol runs exchanges side by side.
+    is_multiplexed: bool,
     unix_path: Option<String>,
     inbound: Stream,
     outbound: Stream,
@@ -77,7 +81,8 @@ impl Connection {
             role,
             complete: false,
             has_lost_track: false,
-            given_up: 0,
+            shortfall: Shortfall::default(),
+            is_multiplexed: false,
             unix_path: None,
             inbound: Stream::default(),
             outbound: Stream::default(),
@@ -102,9 +107,14 @@ impl Connection {
         self.observations.pop_front()
     }
 
-    /// Sessions that lost track since the last call.
-    pub fn take_given_up(&mut self) -> u64 {
-        std::mem::take(&mut self.given_up)
+    /// What could not be followed since the last call.
+    pub fn take_shortfall(&mut self) -> Shortfall {
+        std::mem::take(&mut self.shortfall)
+    }
+
+    /// Whether exchanges run side by side on it, so that neither turns nor order tell them apart.
+    pub fn is_multiplexed(&self) -> bool {
+        self.is_multiplexed
     }
 
     /// Whether it was seen from its first byte on.
@@ -461,6 +471,7 @@ impl Connection {
                     Kind::Server => Role::Server,
                     Kind::Client => Role::Client,
                 };
+                self.is_multiplexed = protocol.is_multiplexed;
                 self.understanding = Understanding::Speaks {
                     session: (protocol.session)(self.endpoint(kind)),
                     kind,
@@ -503,21 +514,52 @@ impl Connection {
 
     /// Takes what the session learned; notes when it is over.
     fn collect(&mut self, origin: Option<Origin>) {
-        let Understanding::Speaks { session, .. } = &mut self.understanding else {
+        let Understanding::Speaks { session, kind } = &mut self.understanding else {
             return;
         };
+        let kind = *kind;
         while let Some(progress) = session.poll() {
             self.observations
                 .push_back(Observation { progress, origin });
         }
+        let shortfall = session.take_shortfall();
+        self.shortfall.exchanges += shortfall.exchanges;
+        self.shortfall.late_joins += shortfall.late_joins;
         match session.standing() {
             Standing::Going => {}
             Standing::Lost => {
                 self.has_lost_track = true;
-                self.given_up += 1;
+                self.shortfall.exchanges += 1;
                 self.understanding = Understanding::Undecided(Undecided::default());
             }
-            Standing::Over => self.understanding = Understanding::Opaque,
+            Standing::Over => {
+                let successor = session.take_successor();
+                self.understanding = Understanding::Opaque;
+                if let Some((successor, origin)) = successor.zip(origin) {
+                    self.hand_on(successor, kind, origin);
+                }
+            }
+        }
+    }
+
+    /// Both sides go on with another protocol.
+    fn hand_on(&mut self, successor: Successor, kind: Kind, origin: Origin) {
+        let protocol = REGISTRY
+            .iter()
+            .find(|protocol| protocol.name == successor.protocol);
+        let Some(protocol) = protocol else { return };
+        self.is_multiplexed = protocol.is_multiplexed;
+        self.understanding = Understanding::Speaks {
+            session: (protocol.session)(self.endpoint(kind)),
+            kind,
+        };
+        if !successor.rest.is_empty() {
+            let origin = Origin {
+                tcp_sequence: origin.sequence_at(successor.position),
+                position: successor.position,
+                ..origin
+            };
+            self.feed_bytes(&successor.rest, false, origin);
         }
     }
 

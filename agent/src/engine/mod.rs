@@ -297,6 +297,7 @@ impl Engine {
         };
         connection.handle_data(data, now_ns);
         let kind = connection.kind();
+        let is_multiplexed = connection.is_multiplexed();
         if self.connections.len() > before {
             self.metrics.add(Counter::ConnectionsSeen, 1);
             self.meet_process(unit.process);
@@ -305,6 +306,7 @@ impl Engine {
         self.metrics.add(Counter::BytesNotCaptured, uncaptured);
         if data.direction == Direction::Inbound && self.is_nginx(unit.process) {
             let worked_for = match kind {
+                _ if is_multiplexed => None,
                 Some(Kind::Client) => self
                     .exchanges
                     .open_on(id)
@@ -389,16 +391,21 @@ impl Engine {
         };
         let facts = ConnectionFacts::of(id, connection);
         let runtime = self.processes.runtime(facts.unit.process);
+        let is_multiplexed = connection.is_multiplexed();
         let discipline = |origin: Option<&connection::Origin>| match origin {
+            // What a thread or a loop read last is not what it works for.
+            _ if is_multiplexed => Discipline::Unknown,
             _ if runtime == Runtime::Nginx => Discipline::Loop,
             Some(origin) if !origin.non_blocking => Discipline::Blocking,
             _ => Discipline::Unknown,
         };
-        let given_up = connection.take_given_up();
-        if given_up > 0 {
+        let shortfall = connection.take_shortfall();
+        self.metrics
+            .add(Counter::ConnectionsJoinedLate, shortfall.late_joins);
+        if shortfall.exchanges > 0 {
             let resource = self.enricher.resource(facts.unit.process, &self.processes);
             self.metrics
-                .lose(Loss::ExchangeUnparsed, resource.service_name(), given_up);
+                .lose(Loss::ExchangeUnparsed, resource.service_name(), shortfall.exchanges);
         }
         while let Some(Observation { progress, origin }) = connection.poll() {
             let discipline = discipline(origin.as_ref());

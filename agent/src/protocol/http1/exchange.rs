@@ -14,7 +14,7 @@ use super::body::Openness;
 use super::describe::Draft;
 use super::message::{Chunk, MessageReader, Stage};
 use crate::protocol::{
-    Awaited, Endpoint, ExchangeNumber, Flow, Input, Progress, Session, Standing,
+    Awaited, Endpoint, ExchangeNumber, Flow, Input, Progress, Session, Standing, Successor,
 };
 
 /// `ebpf_agent.unobserved`: no status was seen.
@@ -36,6 +36,7 @@ pub(super) struct Http1 {
     request_flow_closed: bool,
     progress: VecDeque<Progress>,
     standing: Standing,
+    successor: Option<Successor>,
 }
 
 /// What the rules of bodies need of a method (RFC 9112, section 6.3).
@@ -138,6 +139,10 @@ impl Session for Http1 {
     fn standing(&self) -> Standing {
         self.standing
     }
+
+    fn take_successor(&mut self) -> Option<Successor> {
+        self.successor.take()
+    }
 }
 
 impl Http1 {
@@ -160,6 +165,7 @@ impl Http1 {
             request_flow_closed: false,
             progress: VecDeque::new(),
             standing: Standing::Going,
+            successor: None,
         }
     }
 
