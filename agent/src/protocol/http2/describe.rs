@@ -18,8 +18,7 @@ const ATTRIBUTES: usize = 18;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Complete,
-    /// The client reset it. HTTP leaves open whether that is an error; a call has then failed for
-    /// who made it.
+    /// The client gave it up. That is no error of HTTP, but a call has then failed for who made it.
     Cancelled {
         error: &'static str,
     },
@@ -143,9 +142,17 @@ fn authority(request: &Request) -> Option<&str> {
     fields.authority.as_deref().or(fields.host.as_deref())
 }
 
-fn scheme(request: &Request) -> &'static str {
-    let scheme = request.fields.scheme.as_deref();
-    scheme.and_then(known_scheme).unwrap_or("http")
+/// As the head says; where it may have said something that is not known: `None`.
+fn scheme(request: &Request) -> Option<&'static str> {
+    match request.fields.scheme.as_deref() {
+        Some(scheme) => known_scheme(scheme),
+        None => (!lacks_fields(request)).then_some("http"),
+    }
+}
+
+/// Fields of the head are not known.
+fn lacks_fields(request: &Request) -> bool {
+    request.is_cut || request.fields.unknown > 0
 }
 
 fn server_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, request: &Request) {
@@ -153,8 +160,10 @@ fn server_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, reque
     let forwarded_proto = fields.forwarded_proto.as_deref().map(str::as_bytes);
     let scheme = forwarded_proto
         .and_then(forwarded_scheme)
-        .unwrap_or_else(|| scheme(request));
-    push(attributes, attribute::URL_SCHEME, scheme);
+        .or_else(|| scheme(request));
+    if let Some(scheme) = scheme {
+        push(attributes, attribute::URL_SCHEME, scheme);
+    }
     if let Some(path) = &fields.path {
         let (path, query) = match path.split_once('?') {
             Some((path, query)) => (path, Some(query)),
@@ -166,7 +175,11 @@ fn server_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, reque
             push(attributes, attribute::URL_QUERY, query);
         }
     }
-    Server::of(authority(request), &endpoint.local, scheme).push(attributes);
+    Server::of(
+        authority(request),
+        &endpoint.local,
+        scheme.unwrap_or_default(),
+    ).push(attributes);
     push_client(
         attributes,
         endpoint,
@@ -178,14 +191,20 @@ fn server_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, reque
 fn client_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, request: &Request) {
     let fields = &request.fields;
     let scheme = scheme(request);
-    let server = Server::of(authority(request), &endpoint.peer, scheme);
-    let host = server.authority(authority(request));
+    let named = authority(request);
+    let server = Server::of(named, &endpoint.peer, scheme.unwrap_or_default());
+    let host = server.authority(named);
+    let scheme = scheme.filter(|_| named.is_some() || !lacks_fields(request));
     let full = match (&fields.path, fields.method.as_deref()) {
+        _ if scheme.is_none() => None,
         // An extended CONNECT has a path (RFC 8441, section 4), a plain one does not.
         (None, Some("CONNECT")) => Some(host),
         // RFC 9113, section 8.3.1: the asterisk stands for no path at all.
-        (Some(path), _) if path == "*" => Some(format!("{scheme}://{host}")),
-        (Some(path), _) => Some(redact::url(&format!("{scheme}://{host}{path}")).into_owned()),
+        (Some(path), _) => {
+            let scheme = scheme.unwrap_or_default();
+            let path = if path == "*" { "" } else { path };
+            Some(redact::url(&format!("{scheme}://{host}{path}")).into_owned())
+        }
         (None, _) => None,
     };
     if let Some(full) = full {
@@ -226,7 +245,8 @@ impl Call<'_> {
             Kind::Server => &endpoint.local,
             Kind::Client => &endpoint.peer,
         };
-        Server::of(authority(self.request), socket, scheme(self.request)).push(attributes);
+        let scheme = scheme(self.request).unwrap_or_default();
+        Server::of(authority(self.request), socket, scheme).push(attributes);
         push_peer(attributes, endpoint);
         // Only where it is not what every call has.
         let http_status = self.stream.response.status.filter(|status| *status != 200);
@@ -302,7 +322,8 @@ impl Call<'_> {
 /// Names what was not observed, separated by commas.
 fn unobserved(request: &Request, stream: &Stream, outcome: Outcome) -> Option<String> {
     let fields = &request.fields;
-    let has_target = fields.path.is_some() || fields.method.as_deref() == Some("CONNECT");
+    let has_path = fields.path.is_some() || fields.method.as_deref() == Some("CONNECT");
+    let has_target = has_path && (authority(request).is_some() || !lacks_fields(request));
     let response = &stream.response;
     let is_whole = match outcome {
         Outcome::Complete => true,

@@ -39,6 +39,8 @@ pub(super) struct Http2 {
     next_number: ExchangeNumber,
     /// The client closed its direction.
     request_flow_closed: bool,
+    /// What either side said was wrong with the connection (RFC 9113, section 5.4.1).
+    connection_error: Option<&'static str>,
     progress: VecDeque<Progress>,
     standing: Standing,
     shortfall: Shortfall,
@@ -170,6 +172,7 @@ impl Http2 {
             last_opened: 0,
             next_number: 0,
             request_flow_closed: false,
+            connection_error: None,
             progress: VecDeque::new(),
             standing: Standing::Going,
             shortfall: Shortfall {
@@ -268,3 +271,6 @@ impl Half {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

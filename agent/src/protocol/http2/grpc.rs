@@ -190,13 +190,13 @@ impl Messages {
 
 #[cfg(test)]
 mod tests {
+    use super::super::field::Name;
     use super::*;
 
     fn of(content_type: &str) -> Option<Rpc> {
-        Rpc::of(&Fields {
-            content_type: Some(content_type.to_owned()),
-            ..Fields::default()
-        })
+        let mut fields = Fields::default();
+        fields.take(Name::ContentType, Some(content_type.as_bytes()));
+        Rpc::of(&fields)
     }
 
     #[test]
@@ -209,11 +209,9 @@ mod tests {
         assert_eq!(of("application/connect+json"), Some(Rpc::ConnectStreaming));
         assert_eq!(of("application/grpcish"), None);
         assert_eq!(of("application/json"), None);
-        let unary = Fields {
-            content_type: Some("application/proto".to_owned()),
-            has_connect_version: true,
-            ..Fields::default()
-        };
+        let mut unary = Fields::default();
+        unary.take(Name::ContentType, Some(b"application/proto"));
+        unary.take(Name::ConnectProtocolVersion, Some(b"1"));
         assert_eq!(Rpc::of(&unary), Some(Rpc::ConnectUnary));
     }
 
@@ -249,7 +247,7 @@ mod tests {
             messages.take(&bytes[..at]);
             messages.take(&bytes[at..at]);
             messages.take(&bytes[at..]);
-            assert_eq!(messages.count(), Some(2), "split at {at}");
+            assert_eq!(messages.count(), Some(3), "split at {at}");
         }
         let mut messages = Messages::default();
         messages.take(b"\0\0\x01\0\0ab");

@@ -59,7 +59,6 @@ pub(super) struct Decoder {
     entries: VecDeque<Entry>,
     bytes: usize,
     limit: usize,
-    join: Join,
     name_scratch: Vec<u8>,
     value_scratch: Vec<u8>,
 }
@@ -95,16 +94,9 @@ impl Decoder {
                 Join::Whole => KNOWN_BYTES,
                 Join::Late => UNKNOWN_BYTES,
             },
-            join,
             name_scratch: Vec::new(),
             value_scratch: Vec::new(),
         }
-    }
-
-    /// Whether entries that are missing are a fault of the sender, not ours.
-    #[cfg(test)]
-    pub(super) const fn join(&self) -> Join {
-        self.join
     }
 
     /// The receiver allows the sender a table of this size (`SETTINGS_HEADER_TABLE_SIZE`).
@@ -118,7 +110,6 @@ impl Decoder {
         self.entries.clear();
         self.bytes = 0;
         self.limit = self.limit.max(UNKNOWN_BYTES);
-        self.join = Join::Late;
     }
 
     /// Reads a block, or the beginning of one; `take` gets each field, with `None` for a value
@@ -309,3 +300,6 @@ fn text<'a>(reader: &mut Reader<'a>) -> Option<Text<'a>> {
         Text::Plain(bytes)
     })
 }
+
+#[cfg(test)]
+mod tests;

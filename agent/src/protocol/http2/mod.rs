@@ -52,6 +52,8 @@ mod grpc;
 mod hpack;
 mod huffman;
 mod stream;
+#[cfg(test)]
+mod vector_tests;
 mod walker;
 
 use super::{Endpoint, Flow, Session, Verdict};

@@ -135,6 +135,11 @@ impl Walker {
         }
     }
 
+    /// Whether it is not known where frames begin.
+    pub(super) fn is_lost(&self) -> bool {
+        self.stage == Stage::Lost
+    }
+
     /// What the bytes say next; `None` when all are walked. `is_open` knows streams of which frames
     /// may come.
     pub(super) fn next<'a>(
@@ -282,7 +287,21 @@ impl Gap {
     }
 }
 
-/// The first place from which on enough speaks for frames.
+/// The place from which on most speaks for frames, if it is enough. Not the first one with enough:
+/// messages are full of zeros, as frame headers are, so that the bytes just before a frame may pass
+/// for one; what follows speaks against them. Of frames in a row the first has all their evidence.
 fn find(flow: Flow, data: &[u8], is_open: &dyn Fn(u32) -> bool) -> Option<usize> {
-    (0..data.len()).find(|at| frame::evidence(flow, split(data, *at).1, is_open) >= FOUND_BITS)
+    let mut best = None;
+    let mut most = FOUND_BITS - 1;
+    for at in 0..data.len() {
+        let bits = frame::evidence(flow, split(data, at).1, is_open);
+        if bits > most {
+            most = bits;
+            best = Some(at);
+        }
+    }
+    best
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,9 @@ const ERRORS: [&str; 14] = [
     "http_1_1_required",
 ];
 
+const NO_ERROR: u32 = 0;
+const CANCEL: u32 = 8;
+
 /// The name of an error code; of one that was not captured, or has none, the event's own.
 fn error_name(code: Option<u32>, event: &'static str) -> &'static str {
     code.and_then(|code| ERRORS.get(usize::try_from(code).ok()?))
@@ -50,9 +53,9 @@ impl Http2 {
     /// RFC 9113, section 6.4.
     pub(super) fn reset(&mut self, flow: Flow, id: u32, code: Option<u32>, time_ns: u64) {
         let error = error_name(code, "stream_reset");
-        let outcome = match flow {
-            Flow::Request => Outcome::Cancelled { error },
-            Flow::Response => Outcome::Broken(error),
+        let outcome = match (flow, code) {
+            (Flow::Request, Some(NO_ERROR | CANCEL)) => Outcome::Cancelled { error },
+            _ => Outcome::Broken(error),
         };
         let Some(stream) = self.stream_or_early(id, time_ns) else {
             return;
@@ -76,11 +79,15 @@ impl Http2 {
         code: Option<u32>,
         time_ns: u64,
     ) {
+        let code = code.filter(|code| *code != NO_ERROR);
+        let error = error_name(code, "goaway");
+        if code.is_some() {
+            self.connection_error = Some(error);
+        }
         let Some(last) = last.filter(|_| flow == Flow::Response) else {
             return;
         };
-        let code = code.filter(|code| *code != 0);
-        let outcome = Outcome::Broken(error_name(code, "goaway"));
+        let outcome = Outcome::Broken(error);
         for id in self.open_ids() {
             if id > last & 0x7fff_ffff {
                 self.finish(id, outcome, time_ns);
@@ -145,6 +152,10 @@ impl Http2 {
                 }
                 EndCause::Unobserved => (Outcome::Unobserved, stream.last_ns),
                 _ if stream.down.has_hole => (Outcome::Unobserved, time_ns),
+                EndCause::Closed | EndCause::Reset if self.connection_error.is_some() => {
+                    let error = self.connection_error.unwrap_or("goaway");
+                    (Outcome::Broken(error), time_ns)
+                }
                 // The client left first: what it did not wait for is no failure.
                 EndCause::Closed | EndCause::Reset if self.request_flow_closed => {
                     (Outcome::Unobserved, time_ns)

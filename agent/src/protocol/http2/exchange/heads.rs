@@ -85,6 +85,8 @@ impl Http2 {
             self.shortfall.exchanges += 1;
             return false;
         }
+        // Its response may pass before the other flow is understood again.
+        let is_out_of_step = self.responses.walker.is_lost();
         let exchange = self.next_number;
         self.next_number += 1;
         self.progress.push_back(Progress::RequestStarted {
@@ -106,6 +108,9 @@ impl Http2 {
         if let Some(time_ns) = stream.response.first_ns {
             self.progress
                 .push_back(Progress::ResponseStarted { exchange, time_ns });
+        }
+        if is_out_of_step {
+            stream.down.lose();
         }
         stream.request = Some(Request {
             exchange,
@@ -157,6 +162,9 @@ impl Http2 {
                 stream.rpc = stream.rpc.or_else(|| Rpc::of(fields));
             }
             response.grpc_status = response.grpc_status.or(fields.grpc_status);
+            if response.grpc_status.is_some() {
+                stream.rpc.get_or_insert(Rpc::Grpc);
+            }
             response.has_unknown |= fields.unknown > 0 || head.is_cut;
         }
         if head.ends_stream {
