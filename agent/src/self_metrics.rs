@@ -43,7 +43,7 @@ named! {
         RecordBytesReceived = "records.bytes",
         /// Connections seen.
         ConnectionsSeen = "connections.seen",
-        /// Connections older than the agent, or with holes, whose earlier header fields are not known.
+        /// Connections of HTTP/2 joined late or with holes: earlier header fields are not known.
         ConnectionsJoinedLate = "connections.joined_late",
         /// Requests whose first byte was seen.
         ExchangesStarted = "exchanges.started",

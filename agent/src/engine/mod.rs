@@ -404,8 +404,11 @@ impl Engine {
             .add(Counter::ConnectionsJoinedLate, shortfall.late_joins);
         if shortfall.exchanges > 0 {
             let resource = self.enricher.resource(facts.unit.process, &self.processes);
-            self.metrics
-                .lose(Loss::ExchangeUnparsed, resource.service_name(), shortfall.exchanges);
+            self.metrics.lose(
+                Loss::ExchangeUnparsed,
+                resource.service_name(),
+                shortfall.exchanges,
+            );
         }
         while let Some(Observation { progress, origin }) = connection.poll() {
             let discipline = discipline(origin.as_ref());

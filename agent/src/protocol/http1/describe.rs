@@ -101,12 +101,7 @@ fn server_attributes(
         }
     }
     Server::of(named(target, fields), &endpoint.local, scheme).push(attributes);
-    push_client(
-        attributes,
-        endpoint,
-        fields.forwarded,
-        fields.forwarded_for,
-    );
+    push_client(attributes, endpoint, fields.forwarded, fields.forwarded_for);
 }
 
 fn client_attributes(

@@ -179,7 +179,8 @@ fn server_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, reque
         authority(request),
         &endpoint.local,
         scheme.unwrap_or_default(),
-    ).push(attributes);
+    )
+    .push(attributes);
     push_client(
         attributes,
         endpoint,

@@ -211,7 +211,9 @@ impl Http2 {
                 Flow::Request => requests,
                 Flow::Response => responses,
             };
-            let event = half.walker.next(&mut chunk, &|id| streams.contains_key(&id));
+            let event = half
+                .walker
+                .next(&mut chunk, &|id| streams.contains_key(&id));
             let Some(event) = event else { return };
             self.event(flow, event, time_ns);
         }

@@ -31,9 +31,9 @@ pub(super) mod flags {
     pub(in super::super) const END_STREAM: u8 = 0x1;
     /// SETTINGS and PING.
     pub(in super::super) const ACK: u8 = 0x1;
-    /// HEADERS, PUSH_PROMISE and CONTINUATION.
+    /// HEADERS, `PUSH_PROMISE` and CONTINUATION.
     pub(in super::super) const END_HEADERS: u8 = 0x4;
-    /// DATA, HEADERS and PUSH_PROMISE.
+    /// DATA, HEADERS and `PUSH_PROMISE`.
     pub(in super::super) const PADDED: u8 = 0x8;
     /// HEADERS.
     pub(in super::super) const PRIORITY: u8 = 0x20;

@@ -190,8 +190,8 @@ impl Messages {
 
 #[cfg(test)]
 mod tests {
-    use super::super::field::Name;
     use super::*;
+    use crate::protocol::http2::field::Name;
 
     fn of(content_type: &str) -> Option<Rpc> {
         let mut fields = Fields::default();

@@ -151,7 +151,10 @@ impl Decoder {
         } else if let Some(entry) = self.entries.get(index - STATIC.len() - 1) {
             // What is of no interest has no value, which is no lack of knowledge.
             let value = entry.value.as_deref();
-            take(entry.name, value.or((entry.name == Name::Other).then_some(&[])));
+            take(
+                entry.name,
+                value.or((entry.name == Name::Other).then_some(&[])),
+            );
         } else {
             take(Name::Unknown, None);
         }

@@ -246,8 +246,10 @@ impl Walker {
                 Some(Event::Missing(length))
             }
             Stage::Header if self.filled == 0 && gap.ends_with_header(self.longest) => {
-                let [a, b, c, d, e, f, g, h] = gap.tail;
-                *tail = Some([0, a, b, c, d, e, f, g, h]);
+                let mut header = [0; HEADER_BYTES];
+                let known = header.iter_mut().skip(1);
+                known.zip(gap.tail).for_each(|(place, byte)| *place = byte);
+                *tail = Some(header);
                 None
             }
             Stage::Header | Stage::Preface { .. } => {

@@ -271,7 +271,10 @@ fn unwrap_fragment<'a>(current: &Current, payload: &'a [u8]) -> (&'a [u8], bool)
     if current.is_cut {
         // The padding is at the end, which is missing, or part of it.
         let missing = (header.length as usize).saturating_sub(payload.len());
-        let (fragment, _) = split(rest, rest.len().saturating_sub(padding.saturating_sub(missing)));
+        let (fragment, _) = split(
+            rest,
+            rest.len().saturating_sub(padding.saturating_sub(missing)),
+        );
         return (fragment, true);
     }
     match rest.len().checked_sub(padding) {

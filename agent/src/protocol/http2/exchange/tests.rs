@@ -180,7 +180,13 @@ fn a_reset_may_be_recorded_before_its_request() {
 #[test]
 fn heads_come_in_pieces() {
     let traceparent = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let head = [GET, b"\x00\x0btraceparent", &[traceparent.len() as u8], traceparent].concat();
+    let head = [
+        GET,
+        b"\x00\x0btraceparent",
+        &[traceparent.len() as u8],
+        traceparent,
+    ]
+    .concat();
     for cut in 0..head.len() {
         let mut harness = Harness::new(Kind::Server);
         let start = harness.positions[0];
@@ -238,7 +244,10 @@ fn a_head_that_is_cut_is_used_as_far_as_it_goes() {
             says(&cut.3, attribute::UNOBSERVED).as_deref(),
             Some("request_head")
         );
-        assert_eq!(says(&cut.3, attribute::SERVER_ADDRESS).as_deref(), Some("a"));
+        assert_eq!(
+            says(&cut.3, attribute::SERVER_ADDRESS).as_deref(),
+            Some("a")
+        );
         assert_eq!(says(&later.3, attribute::URL_PATH).as_deref(), Some("/"));
         assert_eq!(
             says(&later.3, attribute::SERVER_ADDRESS).as_deref(),
@@ -309,10 +318,13 @@ fn requests_in_a_gap_are_counted() {
     harness.frame(Flow::Request, HEADERS, WHOLE, 1, GET);
     harness.skip(Flow::Request, 100, 1);
     harness.frame(Flow::Request, HEADERS, WHOLE, 9, GET);
-    assert_eq!(harness.session.take_shortfall(), Shortfall {
-        exchanges: 3,
-        late_joins: 1
-    });
+    assert_eq!(
+        harness.session.take_shortfall(),
+        Shortfall {
+            exchanges: 3,
+            late_joins: 1
+        }
+    );
 }
 
 /// GOAWAY ends what the server will not answer, and nothing else (section 6.8).
@@ -322,9 +334,19 @@ fn goaway_ends_later_streams_alone() {
     for stream in [1, 3, 5] {
         harness.frame(Flow::Request, HEADERS, WHOLE, stream, GET);
     }
-    harness.frame_at(Flow::Response, [GOAWAY, 0, 0], &[0x7f, 255, 255, 255, 0, 0, 0, 0], 50);
+    harness.frame_at(
+        Flow::Response,
+        [GOAWAY, 0, 0],
+        &[0x7f, 255, 255, 255, 0, 0, 0, 0],
+        50,
+    );
     assert_eq!(harness.finished(), []);
-    harness.frame_at(Flow::Response, [GOAWAY, 0, 0], &[0, 0, 0, 1, 0, 0, 0, 0], 60);
+    harness.frame_at(
+        Flow::Response,
+        [GOAWAY, 0, 0],
+        &[0, 0, 0, 1, 0, 0, 0, 0],
+        60,
+    );
     let ended: Vec<_> = harness
         .finished()
         .into_iter()

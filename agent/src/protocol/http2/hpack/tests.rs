@@ -85,23 +85,29 @@ fn joining_late_leaves_old_entries_unknown() {
     let mut decoder = Decoder::new(Join::Late);
     let (fields, reading) = decode(&mut decoder, &bytes("828684be58086e6f2d6361636865"));
     assert_eq!(reading, Reading::Whole);
-    assert_eq!(fields[..3], [
-        known(Name::Method, "GET"),
-        known(Name::Scheme, "http"),
-        known(Name::Path, "/")
-    ]);
+    assert_eq!(
+        fields[..3],
+        [
+            known(Name::Method, "GET"),
+            known(Name::Scheme, "http"),
+            known(Name::Path, "/")
+        ]
+    );
     assert_eq!(fields[3], UNKNOWN);
     // cache-control is the newest entry now, the authority is behind it.
     let (fields, _) = decode(&mut decoder, &bytes("bebf"));
     assert_eq!(fields, [known(Name::Other, ""), UNKNOWN]);
     // A new authority takes the front.
     let (fields, _) = decode(&mut decoder, &bytes("410161bebfc0"));
-    assert_eq!(fields, [
-        known(Name::Authority, "a"),
-        known(Name::Authority, "a"),
-        known(Name::Other, ""),
-        UNKNOWN
-    ]);
+    assert_eq!(
+        fields,
+        [
+            known(Name::Authority, "a"),
+            known(Name::Authority, "a"),
+            known(Name::Other, ""),
+            UNKNOWN
+        ]
+    );
 }
 
 /// A literal whose name is an unknown entry: its name is inferred where the value leaves no doubt,
@@ -110,18 +116,21 @@ fn joining_late_leaves_old_entries_unknown() {
 fn names_behind_unknown_entries_are_inferred() {
     let mut decoder = Decoder::new(Join::Late);
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let mut block = vec![0x40 | 62, traceparent.len() as u8];
+    let mut block = vec![0x40 + 62, traceparent.len() as u8];
     block.extend(traceparent.bytes());
     block.extend(b"\x7f\x00\x06/a.B/C");
     block.extend([0xbf, 0xbe]);
     let (fields, reading) = decode(&mut decoder, &block);
     assert_eq!(reading, Reading::Whole);
-    assert_eq!(fields, [
-        known(Name::Traceparent, traceparent),
-        known(Name::Unknown, "/a.B/C"),
-        known(Name::Traceparent, traceparent),
-        known(Name::Unknown, "/a.B/C"),
-    ]);
+    assert_eq!(
+        fields,
+        [
+            known(Name::Traceparent, traceparent),
+            known(Name::Unknown, "/a.B/C"),
+            known(Name::Traceparent, traceparent),
+            known(Name::Unknown, "/a.B/C"),
+        ]
+    );
 }
 
 /// Section 6.3: a size of 0 empties the table; other sizes leave what a valid block may name.
@@ -174,7 +183,10 @@ fn nonsense_is_cut() {
     // A bad Huffman string is one value that is not known.
     let (fields, reading) = decode(&mut Decoder::new(Join::Whole), b"\x41\x81\x00\x82");
     assert_eq!(reading, Reading::Whole);
-    assert_eq!(fields, [(Name::Authority, None), known(Name::Method, "GET")]);
+    assert_eq!(
+        fields,
+        [(Name::Authority, None), known(Name::Method, "GET")]
+    );
 }
 
 /// A sender that never repeats itself does not fill memory, and keeps what it may still name.

@@ -112,7 +112,9 @@ fn vectors_corrupted() {
                 corrupt(&mut corrupted, &mut random);
             }
             let mut feeder = Feeder::new(&corrupted, protocol("http2"));
-            corrupted.steps.iter().for_each(|step| feeder.feed(step));
+            for step in &corrupted.steps {
+                feeder.feed(step);
+            }
             end_both(&mut feeder, CAUSES[round % CAUSES.len()], 1_000_000);
             check_invariants(name, &feeder.progress);
         }
@@ -303,7 +305,9 @@ fn vectors_joined_late_at_each_frame() {
             for nth in [0, responses.len() / 2, responses.len().saturating_sub(1)] {
                 let passed = [start, responses.get(nth).copied().unwrap_or_default()];
                 let (mut feeder, steps) = joined(&vector, passed);
-                steps.iter().for_each(|step| feeder.feed(step));
+                for step in &steps {
+                    feeder.feed(step);
+                }
                 end_both(&mut feeder, EndCause::Unobserved, 1_000_000);
                 check_invariants(name, &feeder.progress);
                 let part = facts(&feeder.progress);
@@ -338,7 +342,9 @@ fn vectors_joined_late_at_any_byte() {
         for _ in 0..200 {
             let passed = lengths.map(|length| random.below(length + 1));
             let (mut feeder, steps) = joined(&vector, passed);
-            steps.iter().for_each(|step| feeder.feed(step));
+            for step in &steps {
+                feeder.feed(step);
+            }
             end_both(&mut feeder, EndCause::Closed, 1_000_000);
             check_invariants(name, &feeder.progress);
             check_nothing_wrong(name, &whole, &facts(&feeder.progress));
@@ -360,7 +366,8 @@ fn with_hole(vector: &Vector, flow: Flow, from: usize, length: usize) -> Vector 
             holed.steps.push(step.clone());
             continue;
         }
-        let hole = from.clamp(at, at + data.len()) - at..(from + length).clamp(at, at + data.len()) - at;
+        let hole =
+            from.clamp(at, at + data.len()) - at..(from + length).clamp(at, at + data.len()) - at;
         at += data.len();
         let pieces = [
             What::Bytes(data[..hole.start].to_vec()),
@@ -412,14 +419,16 @@ fn holes_in_content_cost_nothing() {
                 .flatten()
                 .collect();
             for start in frame_starts(&vector, flow) {
-                let length = u32::from_be_bytes([0, bytes[start], bytes[start + 1], bytes[start + 2]]);
+                let length =
+                    u32::from_be_bytes([0, bytes[start], bytes[start + 1], bytes[start + 2]]);
                 let is_plain_data = bytes[start + 3] == 0 && bytes[start + 4] & 8 == 0;
                 if !is_plain_data || length == 0 {
                     continue;
                 }
                 for cut in [0, 1, length as usize / 2] {
-                    let holed = with_hole(&vector, flow, start + 9 + cut, length as usize - cut);
-                    let actual = without_counts(feed(&holed).progress);
+                    let cut_vector =
+                        with_hole(&vector, flow, start + 9 + cut, length as usize - cut);
+                    let actual = without_counts(feed(&cut_vector).progress);
                     assert_eq!(actual, expected, "{name}: a hole of DATA at {start}");
                     holes += 1;
                 }
@@ -443,7 +452,9 @@ fn holes_anywhere_make_nothing_wrong() {
                 holed = with_hole(&holed, flow, from, 1 + random.below(300));
             }
             let mut feeder = Feeder::new(&holed, protocol("http2"));
-            holed.steps.iter().for_each(|step| feeder.feed(step));
+            for step in &holed.steps {
+                feeder.feed(step);
+            }
             end_both(&mut feeder, EndCause::Unobserved, 1_000_000);
             check_invariants(name, &feeder.progress);
             check_nothing_wrong(name, &whole, &facts(&feeder.progress));

@@ -56,20 +56,19 @@ fn server() -> Walker {
 fn a_gap_within_a_payload_costs_nothing() {
     let mut walker = server();
     let data = frame(0, 0, 1, &[7; 100]);
-    assert_eq!(walk(&mut walker, 9, &data[..19]), [
-        "Data 1 at 9",
-        "10 bytes"
-    ]);
+    assert_eq!(
+        walk(&mut walker, 9, &data[..19]),
+        ["Data 1 at 9", "10 bytes"]
+    );
     assert_eq!(skip(&mut walker, 50, [0; 8]).0, ["50 missing"]);
     assert_eq!(walk(&mut walker, 78, &data[69..]), ["40 bytes", "end"]);
     // A gap to the end of one frame, and the next one.
     walk(&mut walker, 118, &data[..9]);
     assert_eq!(skip(&mut walker, 100, [0; 8]).0, ["100 missing", "end"]);
-    assert_eq!(walk(&mut walker, 227, &frame(6, 0, 0, &[0; 8])), [
-        "Ping 0 at 227",
-        "8 bytes",
-        "end"
-    ]);
+    assert_eq!(
+        walk(&mut walker, 227, &frame(6, 0, 0, &[0; 8])),
+        ["Ping 0 at 227", "8 bytes", "end"]
+    );
 }
 
 /// Scenario: a gap reaches into the next frame. Guarantee: the frame in progress has ended, and the
@@ -85,14 +84,17 @@ fn a_gap_over_a_header_is_a_loss() {
     let from = rest.len() as u64;
     rest.extend(frame(1, 4, 3, b"\x88"));
     rest.extend(frame(0, 1, 3, b"ok"));
-    assert_eq!(walk(&mut walker, 300, &rest), [
-        format!("Headers 3 at {}", 300 + from),
-        "1 bytes".to_owned(),
-        "end".to_owned(),
-        format!("Data 3 at {}", 310 + from),
-        "2 bytes".to_owned(),
-        "end".to_owned()
-    ]);
+    assert_eq!(
+        walk(&mut walker, 300, &rest),
+        [
+            format!("Headers 3 at {}", 300 + from),
+            "1 bytes".to_owned(),
+            "end".to_owned(),
+            format!("Data 3 at {}", 310 + from),
+            "2 bytes".to_owned(),
+            "end".to_owned()
+        ]
+    );
 }
 
 /// Scenario: a call ends with the empty frame that ends a stream, and only its last eight bytes
@@ -103,10 +105,10 @@ fn the_tail_of_a_gap_may_be_a_frame_header() {
     let tail: [u8; 8] = end[1..].try_into().expect("eight bytes");
     let mut walker = server();
     walk(&mut walker, 9, &frame(0, 0, 1, &[7; 100])[..9]);
-    assert_eq!(skip(&mut walker, 109, tail), (
-        vec!["100 missing".to_owned(), "end".to_owned()],
-        true
-    ));
+    assert_eq!(
+        skip(&mut walker, 109, tail),
+        (vec!["100 missing".to_owned(), "end".to_owned()], true)
+    );
     let mut walker = server();
     walker.allow(1 << 20);
     walk(&mut walker, 9, &frame(0, 0, 1, &[7; 100])[..9]);
@@ -125,10 +127,10 @@ fn beginnings_are_checked() {
     let mut walker = Walker::new(Flow::Request, Begin::Whole);
     assert_eq!(walk(&mut walker, 0, &PREFACE[..10]), [""; 0]);
     assert_eq!(walk(&mut walker, 10, &PREFACE[10..]), [""; 0]);
-    assert_eq!(walk(&mut walker, 24, &frame(4, 0, 0, b"")), [
-        "Settings 0 at 24",
-        "end"
-    ]);
+    assert_eq!(
+        walk(&mut walker, 24, &frame(4, 0, 0, b"")),
+        ["Settings 0 at 24", "end"]
+    );
 }
 
 /// A frame longer than its receiver allows is no frame (section 4.2); one that it allows is.
