@@ -199,7 +199,7 @@ impl Connection {
             Step::Known => return,
             Step::Next(bytes) => bytes,
             Step::Gap { length, then } => {
-                self.feed_skipped(Kept::Skipped {
+                let skipped = Kept::Skipped {
                     direction: data.direction,
                     length,
                     position: data.position - length,
@@ -207,7 +207,8 @@ impl Connection {
                     // a message that goes on.
                     last_ns: origin.time_ns,
                     tail: [0; 8],
-                });
+                };
+                self.feed_skipped(skipped, Some(origin));
                 then
             }
         };
@@ -384,14 +385,18 @@ impl Connection {
         let length = self.stream(direction).advance_to(flowed.position);
         if length > 0 {
             let (last_ns, tail) = (flowed.last_ns, flowed.tail);
-            self.feed_skipped(Kept::Skipped {
+            let skipped = Kept::Skipped {
                 direction,
                 length,
                 position,
                 last_ns,
                 tail,
-            });
-            self.collect(origin);
+            };
+            // A record of one direction says nothing of who moved the other's bytes.
+            self.feed_skipped(
+                skipped,
+                origin.filter(|origin| origin.direction == direction),
+            );
         }
     }
 
@@ -411,14 +416,14 @@ impl Connection {
         }
     }
 
-    fn feed_skipped(&mut self, skipped: Kept) {
+    fn feed_skipped(&mut self, skipped: Kept, origin: Option<Origin>) {
         if self.has_ended(skipped.direction()) {
             return;
         }
         match &mut self.understanding {
             Understanding::Speaks { session, kind } => {
                 hand_over(session.as_mut(), *kind, &skipped);
-                self.collect(None);
+                self.collect(origin);
             }
             Understanding::Undecided(undecided) => {
                 undecided.kept.push(skipped);

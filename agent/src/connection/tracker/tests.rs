@@ -462,3 +462,28 @@ fn an_upgrade_to_http2_is_followed() {
     );
     assert_eq!(connection.take_shortfall(), Shortfall::default());
 }
+
+/// Scenario: the head of a request goes beyond what was captured of its call. Guarantee: the
+/// request that was seen in part is told with the record it came in, so that both ends can be
+/// matched.
+#[test]
+fn a_request_cut_by_the_capture_has_an_origin() {
+    let mut connection = connection(Role::Server);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    connection.handle_data(&inbound(0, preface), 10);
+    let head = b"\0\0\x40\x01\x05\0\0\0\x01\x82\x86\x84";
+    let mut record = inbound(preface.len() as u64, head);
+    record.tcp_sequence = 700;
+    record.original_length = 9 + 0x40;
+    connection.handle_data(&record, 20);
+    let observation = connection.poll().expect("the request has begun");
+    let position = preface.len() as u64;
+    let started = Progress::RequestStarted {
+        exchange: 0,
+        position,
+        time_ns: 20,
+    };
+    assert_eq!(observation.progress, started);
+    let origin = observation.origin.expect("it came in a record");
+    assert_eq!(origin.sequence_at(position), 700);
+}

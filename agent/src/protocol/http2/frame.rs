@@ -194,6 +194,10 @@ impl FrameHeader {
     }
 }
 
+/// More evidence than this is not gathered: what looks like frames at many places, as a body made
+/// of frames does, must not cost more for it.
+const MOST_BITS: u32 = 512;
+
 /// How much speaks for frames that follow each other from the first of these bytes on, in bits:
 /// 0 as soon as one frame is impossible. What is cut at the end says nothing.
 pub(super) fn evidence(flow: Flow, bytes: &[u8], is_open: &dyn Fn(u32) -> bool) -> u32 {
@@ -209,11 +213,11 @@ pub(super) fn evidence(flow: Flow, bytes: &[u8], is_open: &dyn Fn(u32) -> bool) 
         total = total.saturating_add(bits + block_evidence(flow, &header, payload));
         let length = usize::try_from(header.length).unwrap_or(usize::MAX);
         match payload.split_at_checked(length) {
-            Some((_, next)) => rest = next,
-            None => break,
+            Some((_, next)) if total < MOST_BITS => rest = next,
+            _ => break,
         }
     }
-    total
+    total.min(MOST_BITS)
 }
 
 /// Whether these bytes could be cut from the beginning of a frame header of usual length.
