@@ -3,7 +3,7 @@
 use super::describe::Outcome;
 use super::field::Fields;
 use super::grpc::{Messages, Rpc};
-use crate::protocol::ExchangeNumber;
+use crate::protocol::{ExchangeNumber, Flow};
 
 /// What was seen of a stream.
 #[derive(Debug)]
@@ -59,6 +59,13 @@ pub(super) struct Side {
 }
 
 impl Stream {
+    pub(super) const fn side(&mut self, flow: Flow) -> &mut Side {
+        match flow {
+            Flow::Request => &mut self.up,
+            Flow::Response => &mut self.down,
+        }
+    }
+
     pub(super) fn new(now_ns: u64) -> Self {
         Self {
             request: None,

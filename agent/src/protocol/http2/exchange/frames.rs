@@ -102,6 +102,9 @@ impl Http2 {
             stream.last_ns = time_ns;
             let side = stream.side(flow);
             side.last_ns = time_ns;
+            if current.padding == Padding::Unknown {
+                side.messages.lose();
+            }
             let content = current.content_end().min(current.offset);
             side.messages.skip(content.saturating_sub(from));
         }
@@ -229,15 +232,6 @@ impl Current {
             Padding::Unknown => 0,
         };
         u64::from(self.header.length).saturating_sub(padding)
-    }
-}
-
-impl super::Stream {
-    pub(super) const fn side(&mut self, flow: Flow) -> &mut super::super::stream::Side {
-        match flow {
-            Flow::Request => &mut self.up,
-            Flow::Response => &mut self.down,
-        }
     }
 }
 

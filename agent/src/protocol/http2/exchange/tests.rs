@@ -483,3 +483,79 @@ fn the_end_of_the_connection_is_told_as_it_was() {
         assert_eq!(harness.session.standing(), Standing::Over);
     }
 }
+
+/// Padding is no part of a message, nor of a body, wherever the frame is cut.
+#[test]
+fn padding_is_not_content() {
+    let head = b"\x83\x86\x44\x04/s/m\x00\x0ccontent-type\x10application/grpc";
+    // Pad length, one message of two bytes in each frame, and padding that looks like a message.
+    let padded = frame(DATA, 8, 1, b"\x05\0\0\0\0\x02ab\0\0\0\0\0");
+    for cut in 0..padded.len() {
+        let mut harness = Harness::new(Kind::Server);
+        harness.frame(Flow::Request, HEADERS, END_HEADERS, 1, head);
+        harness.feed(Flow::Request, &padded[..cut], 1);
+        harness.feed(Flow::Request, &padded[cut..], 1);
+        harness.frame(Flow::Request, DATA, END_STREAM, 1, b"\0\0\0\0\0");
+        harness.frame(
+            Flow::Response,
+            HEADERS,
+            WHOLE,
+            1,
+            b"\x88\x00\x0bgrpc-status\x010",
+        );
+        let details = &harness.finished()[0].3;
+        let messages = text(details, attribute::RPC_REQUEST_MESSAGES);
+        assert_eq!(messages.as_deref(), Some("2"), "cut at {cut}");
+    }
+    let mut harness = Harness::new(Kind::Server);
+    harness.frame(Flow::Request, HEADERS, END_HEADERS, 1, GET);
+    harness.feed(Flow::Request, &padded, 1);
+    harness.frame(Flow::Request, DATA, END_STREAM, 1, b"123");
+    harness.frame(Flow::Response, HEADERS, WHOLE, 1, b"\x88");
+    let details = &harness.finished()[0].3;
+    let size = text(details, attribute::HTTP_REQUEST_BODY_SIZE);
+    assert_eq!(size.as_deref(), Some("10"));
+}
+
+/// Scenario: a gap takes the end of a request. Guarantee: its response ends it, without a size.
+#[test]
+fn a_request_whose_end_was_missed_is_not_waited_for() {
+    let mut harness = Harness::new(Kind::Server);
+    harness.frame(Flow::Request, HEADERS, END_HEADERS, 1, GET);
+    harness.skip(Flow::Request, 100, 2);
+    harness.frame_at(Flow::Response, [HEADERS, WHOLE, 1], b"\x88", 30);
+    let (_, _, end_ns, details) = &harness.finished()[0];
+    assert_eq!(*end_ns, 30);
+    assert_eq!(text(details, attribute::HTTP_REQUEST_BODY_SIZE), None);
+    assert_eq!(text(details, attribute::UNOBSERVED), None);
+}
+
+/// Scenario: only the beginning of each frame of a call is captured. Guarantee: messages are
+/// counted as long as their prefixes are there, and not at all where one may be missing.
+#[test]
+fn messages_are_counted_over_gaps() {
+    let head = b"\x83\x86\x44\x04/s/m\x00\x0ccontent-type\x10application/grpc";
+    let long = [&b"\0\0\0\x03\xe8"[..], &[7; 1000]].concat();
+    let two = [&long[..], b"\0\0\0\0\0"].concat();
+    for (payload, captured, expected) in [(&long, 20, Some("2")), (&two, 20, None)] {
+        let mut harness = Harness::new(Kind::Server);
+        harness.frame(Flow::Request, HEADERS, END_HEADERS, 1, head);
+        harness.feed(
+            Flow::Request,
+            &frame(DATA, 0, 1, payload)[..9 + captured],
+            1,
+        );
+        harness.skip(Flow::Request, (payload.len() - captured) as u64, 1);
+        harness.frame(Flow::Request, DATA, END_STREAM, 1, b"\0\0\0\0\x01a");
+        harness.frame(
+            Flow::Response,
+            HEADERS,
+            WHOLE,
+            1,
+            b"\x88\x00\x0bgrpc-status\x010",
+        );
+        let details = &harness.finished()[0].3;
+        let messages = text(details, attribute::RPC_REQUEST_MESSAGES);
+        assert_eq!(messages.as_deref(), expected);
+    }
+}

@@ -144,3 +144,21 @@ fn frames_are_as_long_as_their_receiver_allows() {
     assert_eq!(walk(&mut walker, 9, &long), ["Data 1 at 9"]);
     assert_eq!(walker.remaining(), Some(0x4001));
 }
+
+/// Bytes that could be a frame are not enough, unless their stream is known to be open.
+#[test]
+fn a_frame_that_could_be_is_not_enough() {
+    let mut content = b"content\x55".to_vec();
+    content.extend([0, 0x0f, 0xff, 0, 0, 0, 0x01, 0x23, 0x45]);
+    content.extend([7; 20]);
+    let mut walker = Walker::new(Flow::Request, Begin::Late);
+    assert_eq!(walk(&mut walker, 0, &content), [""; 0]);
+    assert!(walker.is_lost());
+    let mut chunk = Chunk {
+        data: &content,
+        position: 0,
+        time_ns: 1,
+    };
+    let event = walker.next(&mut chunk, &|id| id == 0x0001_2345);
+    assert_eq!(event.map(name).as_deref(), Some("Data 74565 at 8"));
+}
