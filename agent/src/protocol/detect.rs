@@ -243,6 +243,8 @@ mod tests {
         let as_client = found(request, response, Some(Kind::Client), false);
         assert_eq!(as_client, "unrecognised");
         assert_eq!(found(request, b"", None, false), "undecided");
+        let (lone, _) = request.split_at(14);
+        assert_eq!(found(lone, response, None, false), "http2 Server");
         let ping = b"\0\0\x08\x06\0\0\0\0\0\0\0\0\0\0\0\0\0";
         assert_eq!(found(ping, ping, None, false), "undecided");
         assert_eq!(found(ping, ping, Some(Kind::Server), false), "http2 Server");

@@ -164,17 +164,7 @@ fn server_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, reque
     if let Some(scheme) = scheme {
         push(attributes, attribute::URL_SCHEME, scheme);
     }
-    if let Some(path) = &fields.path {
-        let (path, query) = match path.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (path.as_str(), None),
-        };
-        push(attributes, attribute::URL_PATH, path.to_owned());
-        if let Some(query) = query {
-            let query = redact::query(query).into_owned();
-            push(attributes, attribute::URL_QUERY, query);
-        }
-    }
+    push_path(attributes, request);
     Server::of(
         authority(request),
         &endpoint.local,
@@ -187,6 +177,21 @@ fn server_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, reque
         fields.forwarded.as_deref().map(str::as_bytes),
         fields.forwarded_for.as_deref().map(str::as_bytes),
     );
+}
+
+fn push_path(attributes: &mut Vec<Attribute>, request: &Request) {
+    let Some(target) = &request.fields.path else {
+        return;
+    };
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target.as_str(), None),
+    };
+    push(attributes, attribute::URL_PATH, path.to_owned());
+    if let Some(query) = query {
+        let query = redact::query(query).into_owned();
+        push(attributes, attribute::URL_QUERY, query);
+    }
 }
 
 fn client_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, request: &Request) {
@@ -208,8 +213,10 @@ fn client_attributes(attributes: &mut Vec<Attribute>, endpoint: &Endpoint, reque
         }
         (None, _) => None,
     };
-    if let Some(full) = full {
-        push(attributes, attribute::URL_FULL, full);
+    match full {
+        Some(full) => push(attributes, attribute::URL_FULL, full),
+        // The host is not known: what is known of the URL stands alone.
+        None => push_path(attributes, request),
     }
     server.push(attributes);
 }
