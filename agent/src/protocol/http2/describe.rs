@@ -339,10 +339,13 @@ fn unobserved(request: &Request, stream: &Stream, outcome: Outcome) -> Option<St
         Outcome::Cancelled { .. } | Outcome::Unobserved => false,
     };
     let lacks_status = response.status.is_none() && response.grpc_status.is_none();
-    let lacks_rpc_status = stream
-        .rpc
-        .is_some_and(|rpc| rpc.has_trailer_status() && response.grpc_status.is_none())
-        && (response.has_unknown || stream.down.has_hole);
+    let lacks_rpc_status = response.grpc_status.is_none()
+        && match stream.rpc {
+            Some(Rpc::Grpc) => response.has_unknown || stream.down.has_hole,
+            // It stands in the body, which is not read.
+            Some(Rpc::GrpcWeb | Rpc::ConnectStreaming) => response.status == Some(200),
+            Some(Rpc::ConnectUnary) | None => false,
+        };
     let missing = [
         (!has_target || request.is_cut).then_some(REQUEST_HEAD),
         match outcome {

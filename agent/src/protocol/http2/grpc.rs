@@ -52,11 +52,6 @@ impl Rpc {
         }
     }
 
-    /// Whether a status must stand in the trailers of a response that was answered well.
-    pub(super) const fn has_trailer_status(self) -> bool {
-        matches!(self, Self::Grpc)
-    }
-
     pub(super) const fn has_envelopes(self) -> bool {
         !matches!(self, Self::ConnectUnary)
     }
