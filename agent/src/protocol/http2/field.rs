@@ -192,7 +192,6 @@ pub(super) struct Fields {
     pub(super) scheme: Option<String>,
     pub(super) authority: Option<String>,
     pub(super) path: Option<String>,
-    pub(super) protocol: Option<String>,
     pub(super) status: Option<u16>,
     pub(super) host: Option<String>,
     pub(super) content_type: Option<String>,
@@ -219,7 +218,7 @@ impl Fields {
             return;
         };
         match name {
-            Name::Other | Name::Unknown => {}
+            Name::Other | Name::Unknown | Name::Protocol => {}
             Name::Status => self.status = status(value),
             Name::Traceparent => {
                 self.traceparents += 1;
@@ -239,7 +238,6 @@ impl Fields {
             Name::Method => first(&mut self.method, value),
             Name::Path => first(&mut self.path, value),
             Name::Scheme => first(&mut self.scheme, value),
-            Name::Protocol => first(&mut self.protocol, value),
             Name::ContentType => first(&mut self.content_type, value),
             Name::Forwarded => first(&mut self.forwarded, value),
             Name::ForwardedFor => first(&mut self.forwarded_for, value),

@@ -37,7 +37,10 @@
 //! between two calls. Until the kernel half walks frames: the first
 //! `agent_common::limits::CAPTURE_BYTES` of *every* call on connections that speak a protocol with
 //! [`crate::protocol::Protocol::is_multiplexed`], whatever the turn, because turns mean nothing
-//! where both sides talk at once.
+//! where both sides talk at once; and from all pieces of memory of a call, because senders gather
+//! a frame header, each field of a head and each message from pieces of their own: with 64
+//! concurrent calls, 110 to 130 writes of grpcio and grpc-js had more than 16, and took 6 to 9 % of
+//! 2,000 requests with them.
 //!
 //! # Limits
 //!
