@@ -262,7 +262,7 @@ impl Call<'_> {
             let key = attribute::HTTP_RESPONSE_STATUS_CODE;
             push(attributes, key, http_status);
         }
-        if self.rpc.has_envelopes() {
+        if self.rpc.has_envelopes() && self.outcome != Outcome::Unobserved {
             let counts = [
                 (attribute::RPC_REQUEST_MESSAGES, &self.stream.up),
                 (attribute::RPC_RESPONSE_MESSAGES, &self.stream.down),

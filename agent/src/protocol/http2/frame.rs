@@ -43,6 +43,9 @@ pub(super) mod flags {
 /// little more.
 const FRAME_BITS: u32 = 34;
 
+/// No connection has had 67 million requests, unless its stream is known.
+const UNLIKELY_STREAM: u32 = 1 << 27;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameKind {
     Data,
@@ -151,7 +154,7 @@ impl FrameHeader {
             || self.kind == FrameKind::Unknown
             || self.flags & !known_flags != 0
             || !self.is_valid(LARGEST_FRAME)
-            || self.is_unlikely();
+            || self.is_unlikely(is_open(self.stream));
         if is_impossible {
             return 0;
         }
@@ -176,8 +179,8 @@ impl FrameHeader {
     }
 
     /// Forms that the rules allow and nobody sends, but that other bytes often have: messages are
-    /// full of zeros. Pushed streams, which have even identifiers, are next to extinct.
-    const fn is_unlikely(&self) -> bool {
+    /// full of zeros. Large frames are believed of open streams only. Pushed streams, which have even identifiers, are next to extinct.
+    const fn is_unlikely(&self, is_open: bool) -> bool {
         let is_of_server = self.stream.is_multiple_of(2);
         let carries = matches!(
             self.kind,
@@ -190,7 +193,8 @@ impl FrameHeader {
             }
             _ => false,
         };
-        is_empty || (carries && is_of_server)
+        let is_large = self.length > DEFAULT_MAX_FRAME || self.stream >= UNLIKELY_STREAM;
+        is_empty || (carries && is_of_server) || (is_large && !is_open)
     }
 }
 

@@ -54,7 +54,8 @@ impl Http2 {
     pub(super) fn reset(&mut self, flow: Flow, id: u32, code: Option<u32>, time_ns: u64) {
         let error = error_name(code, "stream_reset");
         let outcome = match (flow, code) {
-            (Flow::Request, Some(NO_ERROR | CANCEL)) => Outcome::Cancelled { error },
+            // A code that was not captured is taken for the usual one, which is no fault.
+            (Flow::Request, None | Some(NO_ERROR | CANCEL)) => Outcome::Cancelled { error },
             _ => Outcome::Broken(error),
         };
         let Some(stream) = self.stream_or_early(id, time_ns) else {

@@ -58,8 +58,12 @@ impl Http2 {
             .streams
             .get(&id)
             .is_some_and(|stream| stream.request.is_some());
-        // Trailers of a stream that began before the agent are no request.
-        let may_be_request = head.fields.has_pseudo || head.is_cut || !ends_stream;
+        // Trailers of a stream whose request was not seen are no request. All that is known of a
+        // head that was cut may be that it ends the stream, as trailers do.
+        let may_be_trailers = (!self.endpoint.complete && self.last_opened == 0)
+            || self.requests.has_hole
+            || !head.is_cut;
+        let may_be_request = head.fields.has_pseudo || !ends_stream || !may_be_trailers;
         if !is_known && (id <= self.last_opened || !may_be_request) {
             return;
         }

@@ -162,3 +162,17 @@ fn a_frame_that_could_be_is_not_enough() {
     let event = walker.next(&mut chunk, &|id| id == 0x0001_2345);
     assert_eq!(event.map(name).as_deref(), Some("Data 74565 at 8"));
 }
+
+/// Scenario: the agent comes within a SETTINGS frame whose values, read from the wrong byte, pass
+/// for two frames in a row (from a connection of tonic and grpcio). Guarantee: the walk begins with
+/// the frame behind it.
+#[test]
+fn settings_are_not_taken_for_frames() {
+    let settings = b"\x40\0\0\0\x06\0\0\x40\0\xfe\x03\0\0\0\x01";
+    let rest = [&settings[..], &frame(8, 0, 0, b"\0\x3f\0\x01")].concat();
+    let mut walker = Walker::new(Flow::Response, Begin::Late);
+    assert_eq!(
+        walk(&mut walker, 0, &rest),
+        ["WindowUpdate 0 at 15", "4 bytes", "end"]
+    );
+}
