@@ -179,7 +179,8 @@ impl FrameHeader {
     }
 
     /// Forms that the rules allow and nobody sends, but that other bytes often have: messages are
-    /// full of zeros. Large frames are believed of open streams only. Pushed streams, which have even identifiers, are next to extinct.
+    /// full of zeros. Large frames are believed of open streams only. Pushed streams, which have
+    /// even identifiers, are next to extinct.
     const fn is_unlikely(&self, is_open: bool) -> bool {
         let is_of_server = self.stream.is_multiple_of(2);
         let carries = matches!(
