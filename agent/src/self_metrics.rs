@@ -43,6 +43,8 @@ named! {
         RecordBytesReceived = "records.bytes",
         /// Connections seen.
         ConnectionsSeen = "connections.seen",
+        /// Connections of HTTP/2 joined late or with holes: earlier header fields are not known.
+        ConnectionsJoinedLate = "connections.joined_late",
         /// Requests whose first byte was seen.
         ExchangesStarted = "exchanges.started",
         /// Spans made.

@@ -253,9 +253,32 @@ def server_killed(scene):
     curl(f"http://127.0.0.1:{fronts[0]}/hello")
 
 
+def http2(scene):
+    """Streams side by side on one connection, in front and behind; calls of gRPC among them."""
+    back = scene.server("node", "http2.js")
+    front = scene.server("node", "http2.js", "--backend", f"127.0.0.1:{back}")
+    yield
+    url = f"http://127.0.0.1:{front}"
+    curl("--http2-prior-knowledge", f"{url}/fan/8")
+    curl("--http2-prior-knowledge", f"{url}/status/404")
+    def client(number):
+        curl("--http2-prior-knowledge", f"{url}/fan/{4 + number}?n={number}")
+    together(3, client)
+
+
+def http2_late(scene):
+    """A connection of HTTP/2 that is older than the agent."""
+    back = scene.server("node", "http2.js")
+    front = scene.server("node", "http2.js", "--backend", f"127.0.0.1:{back}")
+    curl("--http2-prior-knowledge", f"http://127.0.0.1:{front}/fan/8")
+    yield
+    for _ in range(2):
+        curl("--http2-prior-knowledge", f"http://127.0.0.1:{front}/fan/4")
+
+
 SCENES = {scene.__name__: scene for scene in (
     nginx_static, chain, background, node_front, continue_100, chunked, sendfile, unix,
-    attach_late, client_killed, server_killed)}
+    attach_late, client_killed, server_killed, http2, http2_late)}
 
 
 def main():

@@ -1,5 +1,7 @@
 //! One connection, from its first byte to its end. Pure.
 
+mod session;
+
 use std::collections::VecDeque;
 
 use crate::{
@@ -10,7 +12,7 @@ use crate::{
     },
     event::{ClosingStep, Data, Direction, DirectionState, Endpoints, ProcessId, Role, Unit},
     protocol::{
-        Address, Awaited, EndCause, Endpoint, Flow, Input, Session, Standing,
+        Awaited, EndCause, Flow, Input, Session, Shortfall,
         detect::{self, Detection, Opening},
     },
     span::Kind,
@@ -49,8 +51,11 @@ pub struct Connection {
     complete: bool,
     /// A session lost track: the next one begins as on a connection older than the agent.
     has_lost_track: bool,
-    /// Sessions that lost track and were not asked for yet.
-    given_up: u64,
+    /// What sessions could not follow and was not asked for yet; one that lost track counts as an
+    /// exchange.
+    shortfall: Shortfall,
+    /// Its protocol runs exchanges side by side.
+    is_multiplexed: bool,
     unix_path: Option<String>,
     inbound: Stream,
     outbound: Stream,
@@ -77,7 +82,8 @@ impl Connection {
             role,
             complete: false,
             has_lost_track: false,
-            given_up: 0,
+            shortfall: Shortfall::default(),
+            is_multiplexed: false,
             unix_path: None,
             inbound: Stream::default(),
             outbound: Stream::default(),
@@ -102,9 +108,14 @@ impl Connection {
         self.observations.pop_front()
     }
 
-    /// Sessions that lost track since the last call.
-    pub fn take_given_up(&mut self) -> u64 {
-        std::mem::take(&mut self.given_up)
+    /// What could not be followed since the last call.
+    pub fn take_shortfall(&mut self) -> Shortfall {
+        std::mem::take(&mut self.shortfall)
+    }
+
+    /// Whether exchanges run side by side on it, so that neither turns nor order tell them apart.
+    pub fn is_multiplexed(&self) -> bool {
+        self.is_multiplexed
     }
 
     /// Whether it was seen from its first byte on.
@@ -195,7 +206,7 @@ impl Connection {
             Step::Known => return,
             Step::Next(bytes) => bytes,
             Step::Gap { length, then } => {
-                self.feed_skipped(Kept::Skipped {
+                let skipped = Kept::Skipped {
                     direction: data.direction,
                     length,
                     position: data.position - length,
@@ -203,7 +214,8 @@ impl Connection {
                     // a message that goes on.
                     last_ns: origin.time_ns,
                     tail: [0; 8],
-                });
+                };
+                self.feed_skipped(skipped, Some(origin));
                 then
             }
         };
@@ -380,14 +392,18 @@ impl Connection {
         let length = self.stream(direction).advance_to(flowed.position);
         if length > 0 {
             let (last_ns, tail) = (flowed.last_ns, flowed.tail);
-            self.feed_skipped(Kept::Skipped {
+            let skipped = Kept::Skipped {
                 direction,
                 length,
                 position,
                 last_ns,
                 tail,
-            });
-            self.collect(origin);
+            };
+            // A record of one direction says nothing of who moved the other's bytes.
+            self.feed_skipped(
+                skipped,
+                origin.filter(|origin| origin.direction == direction),
+            );
         }
     }
 
@@ -407,14 +423,14 @@ impl Connection {
         }
     }
 
-    fn feed_skipped(&mut self, skipped: Kept) {
+    fn feed_skipped(&mut self, skipped: Kept, origin: Option<Origin>) {
         if self.has_ended(skipped.direction()) {
             return;
         }
         match &mut self.understanding {
             Understanding::Speaks { session, kind } => {
                 hand_over(session.as_mut(), *kind, &skipped);
-                self.collect(None);
+                self.collect(origin);
             }
             Understanding::Undecided(undecided) => {
                 undecided.kept.push(skipped);
@@ -468,6 +484,7 @@ impl Connection {
                     Kind::Server => Role::Server,
                     Kind::Client => Role::Client,
                 };
+                self.is_multiplexed = protocol.is_multiplexed;
                 self.understanding = Understanding::Speaks {
                     session: (protocol.session)(self.endpoint(kind)),
                     kind,
@@ -505,59 +522,6 @@ impl Connection {
                 Kept::Bytes { origin, .. } => Some(origin),
                 Kept::Skipped { .. } => None,
             });
-        }
-    }
-
-    /// Takes what the session learned; notes when it is over.
-    fn collect(&mut self, origin: Option<Origin>) {
-        let Understanding::Speaks { session, .. } = &mut self.understanding else {
-            return;
-        };
-        while let Some(progress) = session.poll() {
-            self.observations
-                .push_back(Observation { progress, origin });
-        }
-        match session.standing() {
-            Standing::Going => {}
-            Standing::Lost => {
-                self.has_lost_track = true;
-                self.given_up += 1;
-                self.understanding = Understanding::Undecided(Undecided::default());
-            }
-            Standing::Over => self.understanding = Understanding::Opaque,
-        }
-    }
-
-    fn endpoint(&self, kind: Kind) -> Endpoint {
-        let (local, peer) = match self.endpoints {
-            Endpoints::Inet { local, remote, .. } => (
-                Address::Inet {
-                    ip: local.0,
-                    port: local.1,
-                },
-                Address::Inet {
-                    ip: remote.0,
-                    port: remote.1,
-                },
-            ),
-            Endpoints::Unix { .. } => {
-                let named = Address::Unix {
-                    path: self.unix_path.clone().unwrap_or_default(),
-                };
-                let unnamed = Address::Unix {
-                    path: String::new(),
-                };
-                match kind {
-                    Kind::Server => (named, unnamed),
-                    Kind::Client => (unnamed, named),
-                }
-            }
-        };
-        Endpoint {
-            kind,
-            local,
-            peer,
-            complete: self.complete && !self.has_lost_track,
         }
     }
 }

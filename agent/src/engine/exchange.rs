@@ -101,7 +101,8 @@ impl Exchanges {
                         self.note_worker(unit, stitcher);
                         self.lineage
                             .handle_request(unit, connection.id, node, discipline);
-                        if discipline != Discipline::Loop && !is_goroutine {
+                        let is_threaded = discipline != Discipline::Loop && !is_goroutine;
+                        if is_threaded && !connection.multiplexed {
                             self.answering
                                 .handle_request(unit, connection.id, node, time_ns);
                         }

@@ -341,6 +341,7 @@ impl Engine {
         };
         connection.handle_data(data, now_ns);
         let kind = connection.kind();
+        let is_multiplexed = connection.is_multiplexed();
         if self.connections.len() > before {
             self.metrics.add(Counter::ConnectionsSeen, 1);
             self.meet_process(unit.process);
@@ -350,6 +351,7 @@ impl Engine {
         let is_nginx = data.direction == Direction::Inbound && self.is_nginx(unit.process);
         if is_nginx {
             let worked_for = match kind {
+                _ if is_multiplexed => None,
                 Some(Kind::Client) => self
                     .exchanges
                     .open_on(id)
@@ -441,16 +443,24 @@ impl Engine {
         };
         let facts = ConnectionFacts::of(id, connection);
         let runtime = self.processes.runtime(facts.unit.process);
+        let is_multiplexed = connection.is_multiplexed();
         let discipline = |origin: Option<&connection::Origin>| match origin {
+            // What a thread or a loop read last is not what it works for.
+            _ if is_multiplexed => Discipline::Unknown,
             _ if runtime == Runtime::Nginx => Discipline::Loop,
             Some(origin) if !origin.non_blocking => Discipline::Blocking,
             _ => Discipline::Unknown,
         };
-        let given_up = connection.take_given_up();
-        if given_up > 0 {
+        let shortfall = connection.take_shortfall();
+        self.metrics
+            .add(Counter::ConnectionsJoinedLate, shortfall.late_joins);
+        if shortfall.exchanges > 0 {
             let resource = self.enricher.resource(facts.unit.process, &self.processes);
-            self.metrics
-                .lose(Loss::ExchangeUnparsed, resource.service_name(), given_up);
+            self.metrics.lose(
+                Loss::ExchangeUnparsed,
+                resource.service_name(),
+                shortfall.exchanges,
+            );
         }
         while let Some(Observation { progress, origin }) = connection.poll() {
             let discipline = discipline(origin.as_ref());
@@ -572,6 +582,8 @@ struct ConnectionFacts {
     endpoints: crate::event::Endpoints,
     /// It was seen from its first byte on.
     complete: bool,
+    /// Its exchanges run side by side, and any thread writes for all of them.
+    multiplexed: bool,
     opened_ns: Option<u64>,
 }
 
@@ -584,6 +596,7 @@ impl ConnectionFacts {
             kind: connection.kind().unwrap_or(Kind::Server),
             endpoints: connection.endpoints,
             complete: connection.is_complete(),
+            multiplexed: connection.is_multiplexed(),
             opened_ns: connection.opened_ns(),
         }
     }

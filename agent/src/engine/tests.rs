@@ -280,3 +280,41 @@ fn nothing_is_left_behind() {
         }
     }
 }
+
+/// Scenario: a blocking thread reads a request and calls out before it answers. Guarantee: the call
+/// is the request's child over HTTP/1, and nobody's over HTTP/2, where the thread may have been
+/// reading for any stream.
+#[test]
+fn a_thread_that_reads_streams_proves_nothing() {
+    let head = b"\0\0\x03\x01\x05\0\0\0\x01\x82\x86\x84";
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let streams = [&preface[..], head].concat();
+    let answer = b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x88";
+    let cases = [(REQUEST, RESPONSE, true), (&streams, answer, false)];
+    for (request, answer, is_child) in cases {
+        let mut engine = engine();
+        let call = |record| Record {
+            port: 5_000,
+            role: Role::Client,
+            ..record
+        };
+        let records = [
+            Record::inbound(7, request, 10),
+            call(Record::outbound(8, REQUEST, 20)),
+            call(Record {
+                other: REQUEST.len() as u64,
+                ..Record::inbound(8, RESPONSE, 30)
+            }),
+            Record {
+                other: request.len() as u64,
+                ..Record::outbound(7, answer, 40)
+            },
+        ];
+        feed(&mut engine, &records.map(Record::written));
+        let spans = spans(&mut engine);
+        assert_eq!(spans.len(), 2, "{spans:?}");
+        let call = spans.iter().find(|span| span.kind == Kind::Client);
+        let parent = call.expect("the call").parent;
+        assert_eq!(parent.is_some(), is_child, "{spans:?}");
+    }
+}

@@ -167,10 +167,10 @@ mod tests {
         assert_eq!(found(body, b"", Some(Kind::Server), true), "unrecognised");
     }
 
-    /// Other line protocols, TLS and HTTP/2 are never HTTP/1, whichever side we are.
+    /// Other line protocols and TLS are no HTTP of any version, whichever side we are.
     #[test]
     fn other_protocols_are_not_http() {
-        let conversations: [(&[u8], &[u8]); 9] = [
+        let conversations: [(&[u8], &[u8]); 8] = [
             (
                 b"EHLO client.example\r\n",
                 b"220 mail.example ESMTP Postfix\r\n",
@@ -182,10 +182,6 @@ mod tests {
             (
                 b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
                 b"\x16\x03\x03\x00\x7a\x02",
-            ),
-            (
-                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-                b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
             ),
             (
                 b"OPTIONS rtsp://example/x RTSP/1.0\r\n",
@@ -213,5 +209,46 @@ mod tests {
             found(b"\r\nPROPFIND /d HTTP/1.1\n", b"", None, true),
             "http Server"
         );
+    }
+
+    /// A preface is enough, and nothing less of it is; a server may speak first.
+    #[test]
+    fn a_preface_is_http2() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let settings = b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00d";
+        for length in 0..preface.len() {
+            let (begun, _) = preface.split_at(length);
+            let server = Some(Kind::Server);
+            assert_eq!(found(begun, b"", server, true), "undecided", "{length}");
+            assert_eq!(
+                found(begun, settings, server, true),
+                "undecided",
+                "{length}"
+            );
+        }
+        assert_eq!(found(preface, b"", None, true), "http2 Server");
+        assert_eq!(found(b"", preface, None, true), "http2 Client");
+        assert_eq!(found(settings, b"", Some(Kind::Client), true), "undecided");
+    }
+
+    /// On an older connection frames are believed where both directions have them; whose are whose
+    /// is told by their heads, and if no head tells, by nothing.
+    #[test]
+    fn frames_in_both_directions_are_http2() {
+        let request =
+            b"\0\0\x05\x01\x05\0\0\x01\x01\x82\x86\x84\xbf\xbe\0\0\x04\x08\0\0\0\0\0\0\0\x01\0";
+        let response = b"\0\0\x01\x01\x04\0\0\x01\x01\x88\0\0\x02\0\x01\0\0\x01\x01ok";
+        assert_eq!(found(request, response, None, false), "http2 Server");
+        assert_eq!(found(response, request, None, false), "http2 Client");
+        let as_client = found(request, response, Some(Kind::Client), false);
+        assert_eq!(as_client, "unrecognised");
+        assert_eq!(found(request, b"", None, false), "undecided");
+        let (lone, _) = request.split_at(14);
+        assert_eq!(found(lone, response, None, false), "http2 Server");
+        let ping = b"\0\0\x08\x06\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        assert_eq!(found(ping, ping, None, false), "undecided");
+        assert_eq!(found(ping, ping, Some(Kind::Server), false), "http2 Server");
+        let body = b"the middle of a body";
+        assert_eq!(found(request, body, Some(Kind::Server), false), "undecided");
     }
 }

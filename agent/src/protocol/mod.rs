@@ -10,7 +10,9 @@
 
 pub mod detect;
 pub mod http1;
+pub mod http2;
 pub mod reader;
+mod semantics;
 
 use std::net::IpAddr;
 
@@ -155,6 +157,35 @@ pub trait Session: Send {
 
     /// Whether more input is wanted.
     fn standing(&self) -> Standing;
+
+    /// After [`Standing::Over`]: the protocol that both sides agreed to go on with, once.
+    fn take_successor(&mut self) -> Option<Successor> {
+        None
+    }
+
+    /// What could not be followed since the last call.
+    fn take_shortfall(&mut self) -> Shortfall {
+        Shortfall::default()
+    }
+}
+
+/// What is spoken after an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Successor {
+    /// Name of a row of [`REGISTRY`].
+    pub protocol: &'static str,
+    /// Bytes of it that came with the last input, in that input's flow, and where they begin.
+    pub rest: Vec<u8>,
+    pub position: u64,
+}
+
+/// What a session could not follow, for the agent's own counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Exchanges without a span.
+    pub exchanges: u64,
+    /// 1 when it turned out that what went before on the connection, and is needed, was not seen.
+    pub late_joins: u64,
 }
 
 /// Whether a session goes on.
@@ -198,10 +229,21 @@ pub struct Protocol {
     /// (`Flow::Request`) or back.
     pub detect: fn(Flow, &[u8]) -> Verdict,
     pub session: fn(Endpoint) -> Box<dyn Session>,
+    /// Exchanges run side by side on one connection: turns and order say nothing about them.
+    pub is_multiplexed: bool,
 }
 
-pub static REGISTRY: &[Protocol] = &[Protocol {
-    name: "http",
-    detect: http1::detect,
-    session: http1::session,
-}];
+pub static REGISTRY: &[Protocol] = &[
+    Protocol {
+        name: "http",
+        detect: http1::detect,
+        session: http1::session,
+        is_multiplexed: false,
+    },
+    Protocol {
+        name: "http2",
+        detect: http2::detect,
+        session: http2::session,
+        is_multiplexed: true,
+    },
+];

@@ -127,6 +127,11 @@ pub const URL_QUERY: &str = "url.query";
 pub const URL_FULL: &str = "url.full";
 pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
 
+// RPC: semantic conventions, docs/rpc/rpc-spans.md.
+pub const RPC_SYSTEM_NAME: &str = "rpc.system.name";
+pub const RPC_METHOD: &str = "rpc.method";
+pub const RPC_RESPONSE_STATUS_CODE: &str = "rpc.response.status_code";
+
 // General: semantic conventions, docs/general/attributes.md and recording-errors.md.
 pub const CLIENT_ADDRESS: &str = "client.address";
 pub const SERVER_ADDRESS: &str = "server.address";
@@ -146,3 +151,12 @@ pub const LINK_REASON: &str = "ebpf_agent.link.reason";
 /// What of the exchange was not observed (`response`, `response_end`, `request_start`...); absent
 /// when all was.
 pub const UNOBSERVED: &str = "ebpf_agent.unobserved";
+/// Messages that a call sent to its server, where all were seen.
+pub const RPC_REQUEST_MESSAGES: &str = "ebpf_agent.rpc.request.messages";
+/// Messages that a call got back, where all were seen.
+pub const RPC_RESPONSE_MESSAGES: &str = "ebpf_agent.rpc.response.messages";
+/// Seconds that the caller gave its call.
+pub const RPC_TIMEOUT: &str = "ebpf_agent.rpc.timeout";
+/// Seconds from the first byte of the request to the first of the response; absent when the
+/// response was over with it.
+pub const TIME_TO_FIRST_BYTE: &str = "ebpf_agent.time_to_first_byte";

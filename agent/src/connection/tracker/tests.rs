@@ -430,3 +430,64 @@ fn reuse_of_an_identity_shows() {
     assert!(known.is_elsewhere(unix(3, 2)));
     assert!(known.is_elsewhere(endpoints(1)));
 }
+
+/// Scenario: a request asks for HTTP/2 and gets it; the first bytes of HTTP/2 come in one call with
+/// the answer (RFC 7540, section 3.2). Guarantee: the switch ends the span of HTTP/1, and what
+/// follows is understood as HTTP/2, in which exchanges run side by side.
+#[test]
+fn an_upgrade_to_http2_is_followed() {
+    let ask = b"GET /a HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\n\r\n";
+    let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut connection = connection(Role::Server);
+    connection.handle_data(&inbound(0, ask), 10);
+    assert!(!connection.is_multiplexed());
+    connection.handle_data(&outbound(0, answer), 20);
+    assert_eq!(
+        learned(&mut connection),
+        ["started 10", "head", "answered 20", "finished 20 Int(101)"]
+    );
+    assert!(connection.is_multiplexed());
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    connection.handle_data(&inbound(ask.len() as u64, preface), 30);
+    // The answer to the request that asked, then a request of HTTP/2 and its answer.
+    let first = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
+    let mut position = answer.len() as u64;
+    connection.handle_data(&outbound(position, first), 40);
+    assert_eq!(learned(&mut connection), [""; 0]);
+    let request = b"\0\0\x03\x01\x05\0\0\0\x03\x82\x86\x84";
+    let after_preface = (ask.len() + preface.len()) as u64;
+    connection.handle_data(&inbound(after_preface, request), 50);
+    position += first.len() as u64;
+    let second = b"\0\0\x01\x01\x05\0\0\0\x03\x8d";
+    connection.handle_data(&outbound(position, second), 60);
+    assert_eq!(
+        learned(&mut connection),
+        ["started 50", "head", "answered 60", "finished 60 Int(404)"]
+    );
+    assert_eq!(connection.take_shortfall(), Shortfall::default());
+}
+
+/// Scenario: the head of a request goes beyond what was captured of its call. Guarantee: the
+/// request that was seen in part is told with the record it came in, so that both ends can be
+/// matched.
+#[test]
+fn a_request_cut_by_the_capture_has_an_origin() {
+    let mut connection = connection(Role::Server);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    connection.handle_data(&inbound(0, preface), 10);
+    let head = b"\0\0\x40\x01\x05\0\0\0\x01\x82\x86\x84";
+    let mut record = inbound(preface.len() as u64, head);
+    record.tcp_sequence = 700;
+    record.original_length = 9 + 0x40;
+    connection.handle_data(&record, 20);
+    let observation = connection.poll().expect("the request has begun");
+    let position = preface.len() as u64;
+    let started = Progress::RequestStarted {
+        exchange: 0,
+        position,
+        time_ns: 20,
+    };
+    assert_eq!(observation.progress, started);
+    let origin = observation.origin.expect("it came in a record");
+    assert_eq!(origin.sequence_at(position), 700);
+}

@@ -11,10 +11,11 @@ mod responses;
 use std::collections::VecDeque;
 
 use super::body::Openness;
-use super::describe::{Draft, Ends};
+use super::describe::Draft;
 use super::message::{Chunk, MessageReader, Stage};
 use crate::protocol::{
-    Awaited, Endpoint, ExchangeNumber, Flow, Input, Progress, Session, Standing,
+    Awaited, Endpoint, ExchangeNumber, Flow, Input, Progress, Session, Standing, Successor,
+    semantics::Ends,
 };
 
 /// `ebpf_agent.unobserved`: no status was seen.
@@ -36,6 +37,7 @@ pub(super) struct Http1 {
     request_flow_closed: bool,
     progress: VecDeque<Progress>,
     standing: Standing,
+    successor: Option<Successor>,
 }
 
 /// What the rules of bodies need of a method (RFC 9112, section 6.3).
@@ -138,6 +140,10 @@ impl Session for Http1 {
     fn standing(&self) -> Standing {
         self.standing
     }
+
+    fn take_successor(&mut self) -> Option<Successor> {
+        self.successor.take()
+    }
 }
 
 impl Http1 {
@@ -160,6 +166,7 @@ impl Http1 {
             request_flow_closed: false,
             progress: VecDeque::new(),
             standing: Standing::Going,
+            successor: None,
         }
     }
 

@@ -39,6 +39,7 @@ pub(super) struct Fields<'a> {
     pub(super) forwarded: Option<&'a [u8]>,
     pub(super) forwarded_for: Option<&'a [u8]>,
     pub(super) forwarded_proto: Option<&'a [u8]>,
+    pub(super) upgrade: Option<&'a [u8]>,
     pub(super) trace: TraceHeaders,
     /// `Expect: 100-continue` (RFC 9110, section 10.1.1).
     pub(super) expects_continue: bool,
@@ -198,6 +199,7 @@ impl<'a> Fields<'a> {
             6 if is(b"expect") => {
                 self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
             }
+            7 if is(b"upgrade") => self.upgrade = self.upgrade.or(Some(value)),
             9 if is(b"forwarded") => self.forwarded = self.forwarded.or(Some(value)),
             10 if is(b"user-agent") => self.user_agent = self.user_agent.or(Some(value)),
             10 if is(b"tracestate") => self.take_tracestate(value),

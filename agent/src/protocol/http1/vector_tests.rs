@@ -56,7 +56,6 @@ const VECTORS: &[(&str, &str)] = vectors! {
     "http10_keep_alive"
     "http10_python"
     "http11_python"
-    "http2_preface"
     "idle_timeout_response"
     "ipv6_host"
     "keep_alive"

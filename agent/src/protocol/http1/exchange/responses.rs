@@ -5,7 +5,7 @@ use super::super::describe::Outcome;
 use super::super::message::{Chunk, Found, Stage};
 use super::super::parse;
 use super::{Http1, Method, RESPONSE_END};
-use crate::protocol::{Progress, Standing};
+use crate::protocol::{Progress, Standing, Successor};
 
 impl Http1 {
     pub(super) fn response_bytes(&mut self, mut chunk: Chunk<'_>) {
@@ -29,7 +29,13 @@ impl Http1 {
                         self.response_lost();
                     }
                 }
-                Found::Head(head) => self.response_head(&head),
+                Found::Head(head) => {
+                    self.response_head(&head);
+                    if let Some(successor) = &mut self.successor {
+                        successor.rest = chunk.data.to_vec();
+                        successor.position = chunk.position;
+                    }
+                }
                 Found::CutHead(head) => self.response_cut(&head),
                 Found::BodyEnd { size } => self.finish_front(Outcome::Complete, size, None),
             }
@@ -93,6 +99,15 @@ impl Http1 {
             self.finish_front(Outcome::Complete, None, None);
             self.give_up();
             self.standing = Standing::Over;
+            let upgrade = parse::fields(block).upgrade.unwrap_or_default();
+            // RFC 7540, section 3.2.
+            if line.code == 101 && upgrade.eq_ignore_ascii_case(b"h2c") {
+                self.successor = Some(Successor {
+                    protocol: "http2",
+                    rest: Vec::new(),
+                    position: 0,
+                });
+            }
             return;
         }
         let has_no_body = front.method == Method::Head || matches!(line.code, 204 | 304);

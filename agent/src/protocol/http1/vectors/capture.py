@@ -287,7 +287,6 @@ CASES = {
     "server_error": (node, curl(URL + "/error"), "server"),
     "bad_request": (nginx, raw(b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n")),
     "tls_hello": (nginx, curl("-k", "https://127.0.0.1:PORT/")),
-    "http2_preface": (nginx, curl("--http2-prior-knowledge", URL + "/")),
     "not_http_line": (nginx, raw(b"get x\r\n")),
 }
 

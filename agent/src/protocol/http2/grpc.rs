@@ -1,0 +1,261 @@
+//! Calls on top of HTTP/2: gRPC, gRPC-Web and Connect.
+//!
+//! Specifications: gRPC over HTTP/2,
+//! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>; gRPC-Web,
+//! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md>; Connect,
+//! <https://connectrpc.com/docs/protocol/>. Spans by the semantic conventions, docs/rpc/grpc.md.
+
+use std::borrow::Cow;
+
+use super::field::Fields;
+use crate::protocol::reader::Reader;
+use crate::span::Kind;
+
+/// What kind of call a head begins, by its content type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rpc {
+    Grpc,
+    /// Its status stands in the last message of the body, which is not read.
+    GrpcWeb,
+    /// Messages in envelopes like gRPC's; the status stands in the last one.
+    ConnectStreaming,
+    /// One message without an envelope; the status is that of HTTP.
+    ConnectUnary,
+}
+
+impl Rpc {
+    pub(super) fn of(fields: &Fields) -> Option<Self> {
+        let content_type = fields.content_type.as_deref().unwrap_or_default();
+        let is = |prefix: &str| {
+            content_type
+                .strip_prefix(prefix)
+                .is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'+' | b';' | b' ')))
+        };
+        if is("application/grpc") {
+            Some(Self::Grpc)
+        } else if is("application/grpc-web") || is("application/grpc-web-text") {
+            Some(Self::GrpcWeb)
+        } else if is("application/connect") {
+            Some(Self::ConnectStreaming)
+        } else if fields.has_connect_version {
+            Some(Self::ConnectUnary)
+        } else {
+            None
+        }
+    }
+
+    /// `rpc.system.name`.
+    pub(super) const fn system(self) -> &'static str {
+        match self {
+            Self::Grpc | Self::GrpcWeb => "grpc",
+            Self::ConnectStreaming | Self::ConnectUnary => "connectrpc",
+        }
+    }
+
+    pub(super) const fn has_envelopes(self) -> bool {
+        !matches!(self, Self::ConnectUnary)
+    }
+}
+
+const NAMES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+pub(super) const DEADLINE_EXCEEDED: u64 = 4;
+
+/// `rpc.response.status_code`: the name of a code, or the number of one that has none.
+pub(super) fn status_name(code: u64) -> Cow<'static, str> {
+    usize::try_from(code)
+        .ok()
+        .and_then(|code| NAMES.get(code))
+        .map_or_else(|| Cow::Owned(code.to_string()), |name| Cow::Borrowed(*name))
+}
+
+/// For a client anything but OK is an error; for a server what is its own doing: UNKNOWN,
+/// `DEADLINE_EXCEEDED`, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, `DATA_LOSS`, and what is no code.
+pub(super) const fn is_error(kind: Kind, code: u64) -> bool {
+    match kind {
+        Kind::Client => code != 0,
+        Kind::Server => matches!(code, 2 | 4 | 12 | 13 | 14 | 15 | 17..),
+    }
+}
+
+/// What a client makes of a response without a gRPC status:
+/// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>.
+pub(super) const fn status_of_http(status: u16) -> u64 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// `package.Service/Method`, when a path is one.
+pub(super) fn method(path: &str) -> Option<&str> {
+    let method = path.strip_prefix('/')?;
+    let (service, name) = method.rsplit_once('/')?;
+    (!service.is_empty() && !name.is_empty()).then_some(method)
+}
+
+/// Counts the messages of one direction by their prefixes: a byte of flags and four of length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Messages {
+    count: u64,
+    /// Bytes of the current message that are to come.
+    remaining: u64,
+    prefix: [u8; 5],
+    filled: usize,
+    /// A prefix was not captured, or this is no sequence of messages.
+    lost: bool,
+}
+
+/// Flags: compressed (gRPC and Connect), the last message with the status in it (gRPC-Web has the
+/// highest bit, Connect the second).
+const COMPRESSED: u8 = 0x01;
+const CONNECT_END: u8 = 0x02;
+const WEB_TRAILERS: u8 = 0x80;
+
+impl Messages {
+    /// Messages so far, if all were seen.
+    pub(super) const fn count(&self) -> Option<u64> {
+        if self.lost { None } else { Some(self.count) }
+    }
+
+    pub(super) fn lose(&mut self) {
+        self.lost = true;
+    }
+
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        let mut reader = Reader::new(bytes);
+        while !self.lost && !reader.is_empty() {
+            if self.remaining > 0 {
+                let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX);
+                self.remaining -= reader.take(wanted).len() as u64;
+                continue;
+            }
+            let taken = reader.take(self.prefix.len() - self.filled);
+            let room = self.prefix.iter_mut().skip(self.filled);
+            room.zip(taken).for_each(|(place, byte)| *place = *byte);
+            self.filled += taken.len();
+            if self.filled == self.prefix.len() {
+                self.filled = 0;
+                self.begin();
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        let [flags, a, b, c, d] = self.prefix;
+        self.remaining = u32::from_be_bytes([a, b, c, d]).into();
+        if flags & !(COMPRESSED | CONNECT_END | WEB_TRAILERS) != 0 {
+            self.lost = true;
+        } else if flags & !COMPRESSED == 0 {
+            self.count += 1;
+        }
+    }
+
+    /// So many bytes were not captured.
+    pub(super) fn skip(&mut self, length: u64) {
+        if length <= self.remaining {
+            self.remaining -= length;
+        } else {
+            self.lost = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::http2::field::Name;
+
+    fn of(content_type: &str) -> Option<Rpc> {
+        let mut fields = Fields::default();
+        fields.take(Name::ContentType, Some(content_type.as_bytes()));
+        Rpc::of(&fields)
+    }
+
+    #[test]
+    fn calls_are_recognised_by_content_type() {
+        assert_eq!(of("application/grpc"), Some(Rpc::Grpc));
+        assert_eq!(of("application/grpc+proto"), Some(Rpc::Grpc));
+        assert_eq!(of("application/grpc;charset=x"), Some(Rpc::Grpc));
+        assert_eq!(of("application/grpc-web+proto"), Some(Rpc::GrpcWeb));
+        assert_eq!(of("application/grpc-web-text"), Some(Rpc::GrpcWeb));
+        assert_eq!(of("application/connect+json"), Some(Rpc::ConnectStreaming));
+        assert_eq!(of("application/grpcish"), None);
+        assert_eq!(of("application/json"), None);
+        let mut unary = Fields::default();
+        unary.take(Name::ContentType, Some(b"application/proto"));
+        unary.take(Name::ConnectProtocolVersion, Some(b"1"));
+        assert_eq!(Rpc::of(&unary), Some(Rpc::ConnectUnary));
+    }
+
+    /// The table of the semantic conventions, for both kinds.
+    #[test]
+    fn errors_depend_on_the_kind() {
+        let errors = |kind| -> Vec<u64> { (0..18).filter(|code| is_error(kind, *code)).collect() };
+        assert_eq!(errors(Kind::Client), (1..18).collect::<Vec<_>>());
+        assert_eq!(errors(Kind::Server), [2, 4, 12, 13, 14, 15, 17]);
+        assert_eq!(status_name(DEADLINE_EXCEEDED), "DEADLINE_EXCEEDED");
+        assert_eq!(status_name(16), "UNAUTHENTICATED");
+        assert_eq!(status_name(99), "99");
+    }
+
+    #[test]
+    fn a_path_of_two_parts_is_a_method() {
+        assert_eq!(
+            method("/helloworld.Greeter/SayHello"),
+            Some("helloworld.Greeter/SayHello")
+        );
+        assert_eq!(method("/a/b/c"), Some("a/b/c"));
+        for none in ["", "/", "/a", "/a/", "//b", "a/b"] {
+            assert_eq!(method(none), None, "{none}");
+        }
+    }
+
+    /// Messages are counted however their bytes are cut, and over gaps within their content.
+    #[test]
+    fn messages_are_counted() {
+        let bytes = b"\0\0\0\0\x03abc\x01\0\0\0\0\0\0\0\x01\0";
+        for at in 0..bytes.len() {
+            let mut messages = Messages::default();
+            messages.take(&bytes[..at]);
+            messages.take(&bytes[at..at]);
+            messages.take(&bytes[at..]);
+            assert_eq!(messages.count(), Some(3), "split at {at}");
+        }
+        let mut messages = Messages::default();
+        messages.take(b"\0\0\x01\0\0ab");
+        messages.skip(65_534);
+        messages.take(b"\0\0\0\0\0");
+        assert_eq!(messages.count(), Some(2));
+        messages.skip(1);
+        assert_eq!(messages.count(), None, "a prefix is missing");
+        let mut messages = Messages::default();
+        messages.take(b"{\"a\":1}");
+        assert_eq!(messages.count(), None, "no message begins so");
+        let mut messages = Messages::default();
+        messages.take(b"\0\0\0\0\x01a\x80\0\0\0\x02b:");
+        assert_eq!(messages.count(), Some(1), "trailers are no message");
+    }
+}
