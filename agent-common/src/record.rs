@@ -34,6 +34,8 @@ pub enum RecordKind {
     ProcessExit = 6,
     /// [`crate::process::ProcessListen`].
     ProcessListen = 7,
+    /// [`crate::injection::ContextMinted`].
+    ContextMinted = 32,
 }
 
 /// The integer names no [`RecordKind`]: the two sides were built from different sources.
@@ -52,6 +54,7 @@ impl TryFrom<u16> for RecordKind {
             5 => Self::ProcessFork,
             6 => Self::ProcessExit,
             7 => Self::ProcessListen,
+            32 => Self::ContextMinted,
             other => return Err(UnknownKind(other)),
         })
     }

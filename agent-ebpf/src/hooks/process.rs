@@ -47,6 +47,10 @@ fn try_exec(program: *const u8) -> Option<()> {
 
     let current = task::current();
     let unit = task::unit(current)?;
+    if config!(inject) == 1 {
+        // Another program: user space decides anew.
+        process::disarm(unit.process_id);
+    }
     let mut traced = process::traced(unit.process_id);
     if !matches!(traced, Traced::Yes)
         && config!(consider_execs) == 1
@@ -160,6 +164,9 @@ fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
     } else {
         process::trace(child.process_id, child.process_start_ns);
     }
+    if config!(inject) == 1 {
+        process::inherit_injection(parent.process_id, child.process_id);
+    }
     emit::record(&ProcessFork {
         header: emit::header(
             RecordKind::ProcessFork,
@@ -189,6 +196,9 @@ fn try_exit() -> Option<()> {
         return None;
     }
     process::forget(unit.process_id);
+    if config!(inject) == 1 {
+        process::disarm(unit.process_id);
+    }
     emit::record(&ProcessExit {
         header: emit::header(
             RecordKind::ProcessExit,

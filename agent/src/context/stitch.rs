@@ -11,13 +11,13 @@ mod timers;
 
 use std::collections::VecDeque;
 
-use opentelemetry::SpanId;
+use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 use slotmap::{SlotMap, new_key_type};
 
 pub use self::identity::Identity;
 use self::{
-    identity::{client_identity, server_identity},
+    identity::{client_identity, injected_identity, server_identity},
     timers::Timers,
 };
 use super::{Evidence, IdGenerator, RemoteContext};
@@ -79,6 +79,10 @@ struct Node<T> {
     /// Whose call this is will be known when a request is answered.
     is_undecided: bool,
     identity: Option<Identity>,
+    /// The trace that the kernel side chose for the request. A client's has left with it.
+    minted: Option<TraceId>,
+    /// The first trace that was chosen for a request below this one.
+    suggested: Option<TraceId>,
     /// Nodes whose `caller` is this one and that are still there.
     children: u32,
     payload: Option<T>,
@@ -91,6 +95,15 @@ pub struct Beginning {
     pub start_ns: u64,
     pub caller: Option<(NodeKey, Evidence)>,
     pub wire: Option<WireKey>,
+    pub minted: Option<Minted>,
+}
+
+/// Ids that the kernel side chose for a request, before anything else of it was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Minted {
+    pub trace_id: TraceId,
+    /// The span of a client's request, whose header has left with it.
+    pub span_id: Option<SpanId>,
 }
 
 /// Joins exchanges; `T` is what the caller wants back with the identity.
@@ -153,6 +166,7 @@ impl<T> Stitcher<T> {
             start_ns,
             caller,
             wire,
+            minted,
         } = beginning;
         let caller = caller.filter(|(parent, _)| self.nodes.contains_key(*parent));
         if let Some((parent, _)) = caller {
@@ -169,13 +183,57 @@ impl<T> Stitcher<T> {
             wire,
             is_undecided: false,
             identity: None,
+            minted: None,
+            suggested: None,
             children: 0,
             payload: None,
         });
+        if let Some(minted) = minted {
+            self.handle_minted(key, minted);
+        }
         if let Some(wire) = wire {
             self.meet(kind, wire, key);
         }
         key
+    }
+
+    /// The kernel side chose ids for the request.
+    pub fn handle_minted(&mut self, key: NodeKey, minted: Minted) {
+        let Some(node) = self.nodes.get_mut(key) else {
+            return;
+        };
+        if node.identity.is_some() {
+            return;
+        }
+        if let Some(span_id) = minted.span_id {
+            node.span_id = span_id;
+        }
+        node.minted = Some(minted.trace_id);
+        self.suggest(key, minted.trace_id);
+    }
+
+    /// Tells everything above a request, as far as it is not settled, which trace was chosen below.
+    fn suggest(&mut self, mut key: NodeKey, trace_id: TraceId) {
+        for _ in 0..DEPTH {
+            let Some(node) = self.nodes.get_mut(key) else {
+                return;
+            };
+            if node.suggested.is_some() || node.identity.is_some() {
+                return;
+            }
+            node.suggested = Some(trace_id);
+            let Some((caller, _)) = node.caller else {
+                return;
+            };
+            key = caller;
+        }
+    }
+
+    /// As [`Self::suggest`], when a request has just got its caller.
+    fn suggest_upwards(&mut self, key: NodeKey, caller: NodeKey) {
+        if let Some(trace_id) = self.nodes.get(key).and_then(|node| node.suggested) {
+            self.suggest(caller, trace_id);
+        }
     }
 
     /// The request's head says which context it carries.
@@ -246,6 +304,7 @@ impl<T> Stitcher<T> {
             if let Some(node) = self.nodes.get_mut(call) {
                 node.caller = Some((exchange, evidence));
             }
+            self.suggest_upwards(call, exchange);
         }
         self.handle_no_caller(call);
     }
@@ -406,6 +465,7 @@ impl<T> Stitcher<T> {
         if let Some(node) = self.nodes.get_mut(server) {
             node.caller = Some((client, Evidence::LocalWire));
         }
+        self.suggest_upwards(server, client);
     }
 
     /// Whether `above` is among the callers of `key`: a request that comes of itself is none.
@@ -510,6 +570,7 @@ impl<T> Stitcher<T> {
         }
         let (span_id, kind, start_ns) = (node.span_id, node.kind, node.start_ns);
         let header = node.header.clone();
+        let (minted, suggested) = (node.minted, node.suggested);
         let caller = node.caller.filter(|(caller, evidence)| {
             depth > 0 && self.was_open_at(*caller, start_ns, *evidence)
         });
@@ -523,9 +584,14 @@ impl<T> Stitcher<T> {
             Some((identity, evidence, _)) if evidence > self.weakest => (None, Some(identity)),
             strong => (strong, None),
         };
-        let mut identity = match kind {
-            Kind::Server => server_identity(span_id, header, caller, &mut self.ids),
-            Kind::Client => client_identity(span_id, header, caller, &mut self.ids),
+        // A root takes the trace that already left with a request, if one did.
+        let mut new_trace = || minted.or(suggested).unwrap_or_else(|| self.ids.trace_id());
+        let mut identity = match (kind, minted) {
+            (Kind::Server, _) => server_identity(span_id, header, caller, &mut new_trace),
+            (Kind::Client, Some(trace_id)) if header.is_none() => {
+                injected_identity(span_id, trace_id, caller)
+            }
+            (Kind::Client, _) => client_identity(span_id, header, caller, &mut new_trace),
         };
         identity.links.extend(weak.map(identity::weak_link));
         if let Some(node) = self.nodes.get_mut(key) {

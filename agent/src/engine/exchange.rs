@@ -1,5 +1,8 @@
 //! Exchanges in flight: what sessions learn, told to the parts that join traces. Pure.
 
+use std::collections::VecDeque;
+
+use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 
 use super::ConnectionFacts;
@@ -10,9 +13,9 @@ use crate::{
         answering::{Answering, Verdict},
         lineage::{Discipline, Lineage, Use},
         propagation,
-        stitch::{Beginning, NodeKey, WireKey},
+        stitch::{self, Beginning, NodeKey, WireKey},
     },
-    event::{ConnectionId, Direction, Endpoints, ProcessId, Unit},
+    event::{self, ConnectionId, Direction, Endpoints, ProcessId, Unit},
     protocol::{ExchangeNumber, Progress},
     self_metrics::{Counter, SelfMetrics},
     span::{Details, Kind},
@@ -33,6 +36,8 @@ struct Open {
     node: NodeKey,
     /// The thread that read or sent the request.
     unit: Unit,
+    /// Position of the request's first byte.
+    position: u64,
 }
 
 /// Exchanges whose end is not known, and who works for whom.
@@ -43,9 +48,49 @@ pub(super) struct Exchanges {
     latest: FxHashMap<ConnectionId, NodeKey>,
     pub(super) lineage: Lineage<NodeKey>,
     answering: Answering<NodeKey>,
+    /// Ids made for requests that are not known yet, by connection and position.
+    minted: FxHashMap<ConnectionId, VecDeque<(u64, stitch::Minted)>>,
 }
 
+/// Requests of one connection whose ids wait at most: pipelined ones.
+const MINTED: usize = 1024;
+
+/// Connections whose ids wait at most: as many as are watched.
+const MINTED_CONNECTIONS: usize = agent_common::limits::CONNECTIONS as usize;
+
 impl Exchanges {
+    /// The kernel side made ids for a request, which comes next or is being read.
+    pub(super) fn handle_minted(&mut self, minted: &event::Minted) {
+        let is_known = self.minted.contains_key(&minted.connection);
+        if !is_known && self.minted.len() >= MINTED_CONNECTIONS {
+            return;
+        }
+        let waiting = self.minted.entry(minted.connection).or_default();
+        if waiting.len() >= MINTED {
+            waiting.pop_front();
+        }
+        let span_id = Some(SpanId::from_bytes(minted.span_id)).filter(|id| *id != SpanId::INVALID);
+        let trace_id = TraceId::from_bytes(minted.trace_id);
+        waiting.push_back((minted.position, stitch::Minted { trace_id, span_id }));
+    }
+
+    /// Ids that were made for the request at this position.
+    fn take_minted(&mut self, connection: ConnectionId, position: u64) -> Option<stitch::Minted> {
+        let waiting = self.minted.get_mut(&connection)?;
+        waiting.retain(|(at, _)| *at >= position);
+        let found = waiting.pop_front_if(|(at, _)| *at == position);
+        if waiting.is_empty() {
+            self.minted.remove(&connection);
+        }
+        found.map(|(_, minted)| minted)
+    }
+
+    /// Nothing more comes of the connection.
+    pub(super) fn handle_connection_end(&mut self, connection: ConnectionId) {
+        self.minted.remove(&connection);
+        self.lineage.handle_connection_end(connection);
+    }
+
     pub(super) fn handle(
         &mut self,
         connection: &ConnectionFacts,
@@ -81,10 +126,17 @@ impl Exchanges {
                     start_ns: time_ns,
                     caller,
                     wire,
+                    minted: self.take_minted(connection.id, position),
                 };
                 let node = stitcher.handle_started(beginning);
-                self.open
-                    .insert((connection.id, exchange), Open { node, unit });
+                self.open.insert(
+                    (connection.id, exchange),
+                    Open {
+                        node,
+                        unit,
+                        position,
+                    },
+                );
                 match kind {
                     Kind::Server => {
                         self.lineage
@@ -105,6 +157,11 @@ impl Exchanges {
                 }
             }
             Progress::RequestHead { exchange, headers } => {
+                if let Some(open) = self.open.get(&(connection.id, exchange)).copied()
+                    && let Some(minted) = self.take_minted(connection.id, open.position)
+                {
+                    stitcher.handle_minted(open.node, minted);
+                }
                 if let Some(open) = self.open.get(&(connection.id, exchange))
                     && let Some(context) = propagation::extract(&headers)
                 {
@@ -187,6 +244,7 @@ impl Exchanges {
             && self.latest.is_empty()
             && self.lineage.is_empty()
             && self.answering.is_empty()
+            && self.minted.is_empty()
     }
 
     /// The call an event loop waits for on a client connection.

@@ -19,8 +19,8 @@ use crate::{
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline, stitch::Identity},
     enrich::{Enricher, Host},
     event::{
-        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, ProcessId, Role,
-        Traced, Unit, clock::WallClock, decode,
+        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted, ProcessId,
+        Role, Traced, Unit, clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, table::ProcessTable},
     sample::Sampler,
@@ -65,6 +65,9 @@ pub enum Command {
     /// A process replaced its program, or began to listen while not traced: it may be one that the
     /// user chose. Answer with [`Engine::handle_process`] or [`Engine::handle_rejected`].
     Consider(ProcessId),
+    /// A traced process runs another program now: [`Engine::facts`] says which. There is nothing
+    /// to answer.
+    NoteProgram(ProcessId),
 }
 
 pub struct Engine {
@@ -163,9 +166,10 @@ impl Engine {
             EventKind::Exec(exec) => {
                 self.processes.handle_exec(&exec);
                 self.rejected.remove(&exec.process);
-                if exec.traced == Traced::Provisionally {
-                    self.commands.push_back(Command::Consider(exec.process));
-                }
+                self.commands.push_back(match exec.traced {
+                    Traced::Provisionally => Command::Consider(exec.process),
+                    _ => Command::NoteProgram(exec.process),
+                });
             }
             EventKind::Fork { parent, child } => {
                 self.processes.handle_fork(parent.process, child.process);
@@ -177,6 +181,7 @@ impl Engine {
                 self.exchanges.handle_exit(process, &mut self.stitcher);
                 self.processes.handle_exit(process, now_ns);
             }
+            EventKind::Minted(minted) => self.handle_minted(&minted),
             EventKind::Listen {
                 process, traced, ..
             } => {
@@ -242,6 +247,11 @@ impl Engine {
     /// What is known of a process.
     pub fn facts(&self, process: ProcessId) -> Option<&Facts> {
         self.processes.facts(process)
+    }
+
+    /// Connections of a process.
+    pub fn connections_of(&self, process: ProcessId) -> Vec<ConnectionId> {
+        self.connections.of_process(process)
     }
 
     /// Time passes, `CLOCK_BOOTTIME` in nanoseconds.
@@ -322,6 +332,16 @@ impl Engine {
         self.connections.update_ask(id, now_ns);
     }
 
+    /// The kernel side made ids for a request, which may be known already or comes next.
+    fn handle_minted(&mut self, minted: &Minted) {
+        if let Some(connection) = self.connections.get(minted.connection)
+            && minted.added > 0
+        {
+            connection.handle_added(minted.added_at, minted.added);
+        }
+        self.exchanges.handle_minted(minted);
+    }
+
     fn handle_closing(
         &mut self,
         id: ConnectionId,
@@ -353,7 +373,7 @@ impl Engine {
         connection.handle_closing(step, error, flowed, now_ns);
         self.observe(id);
         if step == ClosingStep::Destroyed {
-            self.exchanges.lineage.handle_connection_end(id);
+            self.exchanges.handle_connection_end(id);
             self.connections.remove(id);
         } else {
             self.connections.update_ask(id, now_ns);
@@ -382,7 +402,7 @@ impl Engine {
             connection.handle_lost(now_ns);
             self.observe(id);
         }
-        self.exchanges.lineage.handle_connection_end(id);
+        self.exchanges.handle_connection_end(id);
         self.connections.remove(id);
     }
 

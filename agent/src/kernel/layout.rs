@@ -28,10 +28,12 @@ pub enum Feature {
     NetworkNamespace,
     /// The reason of a broken connection.
     ConnectionError,
+    /// Putting headers into outgoing requests.
+    HeaderInjection,
 }
 
 impl Feature {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SocketCapture,
         Self::UnixSockets,
         Self::LocalWire,
@@ -42,6 +44,7 @@ impl Feature {
         Self::ProcessExit,
         Self::NetworkNamespace,
         Self::ConnectionError,
+        Self::HeaderInjection,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Feature {
             Self::ProcessExit => "the end of processes",
             Self::NetworkNamespace => "network namespaces",
             Self::ConnectionError => "the reason of broken connections",
+            Self::HeaderInjection => "header injection",
         }
     }
 }
@@ -87,6 +91,7 @@ pub const fn needed_by(field: KernelField) -> Feature {
         F::SockSocket | F::SocketFile | F::FileFlags | F::FileEpoll => Feature::ThreadEvidence,
         F::SockError => Feature::ConnectionError,
         F::SockBacklogLimit => Feature::OldConnectionRole,
+        F::SockUserData | F::SockWriteQueued | F::SockSendBuffer => Feature::HeaderInjection,
         F::TcpWriteSequence | F::TcpCopiedSequence => Feature::LocalWire,
         F::UnixPeer | F::UnixAddress | F::UnixAddressLength | F::UnixAddressName => {
             Feature::UnixSockets

@@ -19,6 +19,7 @@ use super::{
     attach::{AttachError, CapturePath, Unattached, attach_always, attach_path, reason},
     btf::KernelTypes,
     features::Helpers,
+    injection::Injection,
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
@@ -36,6 +37,8 @@ pub struct Settings {
     /// Every process that replaces its program is traced until it is decided whether the user
     /// chose it by its executable.
     pub consider_execs: bool,
+    /// Headers are injected into requests of the processes that [`Injection`] is told of.
+    pub inject: bool,
     /// Inclusive ranges: a process that begins to listen in one is traced. At most
     /// [`limits::PORT_RANGES`]; more are matched in user space only.
     pub ports: Vec<(u16, u16)>,
@@ -58,6 +61,8 @@ pub enum LoadError {
     NoObject,
     #[error("cannot load the eBPF object: {0}")]
     Object(String),
+    #[error("{0}")]
+    Injection(String),
 }
 
 /// What was chosen and what could not be had.
@@ -77,6 +82,8 @@ pub struct Kernel {
     pub connections: Connections,
     pub processes: Processes,
     pub drops: Drops,
+    /// `None` when it was not asked for.
+    pub injection: Option<Injection>,
     pub report: Report,
     pub guard: Guard,
 }
@@ -120,7 +127,8 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
                     helpers,
                 };
                 announce(&report);
-                return finish(ebpf, report);
+                let injection = start_injection(settings, &config, &mut ebpf, &report)?;
+                return finish(ebpf, report, injection);
             }
             Err(PathError::Object(error)) => return Err(object_error(&error)),
             Err(PathError::Attach(error)) => {
@@ -148,23 +156,96 @@ fn try_path(
     types: &KernelTypes,
     path: CapturePath,
 ) -> Result<(Ebpf, Vec<Unattached>), PathError> {
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    loader
         .btf(Some(btf))
         .override_global("CONFIG", config, true)
-        .map_max_entries("SCRATCH", path.scratch_slots())
-        .load(OBJECT)
-        .map_err(PathError::Object)?;
+        .map_max_entries("SCRATCH", path.scratch_slots());
+    let mut ebpf = if config.inject == 1 {
+        loader.load(OBJECT)
+    } else {
+        for map in INJECTION_MAPS {
+            loader.map_max_entries(map, 1);
+        }
+        loader.load(&without_socket_map(OBJECT))
+    }
+    .map_err(PathError::Object)?;
     let unattached = attach_path(&mut ebpf, btf, types, path).map_err(PathError::Attach)?;
     Ok((ebpf, unattached))
 }
 
-fn finish(mut ebpf: Ebpf, report: Report) -> Result<Kernel, LoadError> {
+/// Injection is all or nothing: what was asked for and cannot be had is an error.
+fn start_injection(
+    settings: &Settings,
+    config: &KernelConfig,
+    ebpf: &mut Ebpf,
+    report: &Report,
+) -> Result<Option<Injection>, LoadError> {
+    if !settings.inject {
+        return Ok(None);
+    }
+    if let Some((_, field)) = report
+        .missing_features
+        .iter()
+        .find(|(feature, _)| *feature == Feature::HeaderInjection)
+    {
+        let cause = format!("the kernel lacks the field {}", field.path());
+        return Err(LoadError::Injection(cause));
+    }
+    if config.has_socket_cookie == 0 {
+        let cause = "connections cannot be told apart by cookie here (Linux 5.12, not kretprobe)";
+        return Err(LoadError::Injection(cause.to_owned()));
+    }
+    Injection::start(ebpf)
+        .map(Some)
+        .map_err(|error| LoadError::Injection(format!("{error:#}")))
+}
+
+/// Maps that only injection fills.
+const INJECTION_MAPS: [&str; 7] = [
+    "INJECTED_SOCKETS",
+    "ARMED",
+    "INJECTABLE",
+    "LEAVING",
+    "WORK",
+    "REQUESTS",
+    "CALLS",
+];
+
+/// The object with a plain hash in place of the map of sockets, which needs a capability
+/// (`CAP_NET_ADMIN`) that nothing else does. Its definition is found by its content: type, sizes
+/// of key and value, number of entries, flags.
+fn without_socket_map(object: &[u8]) -> Vec<u8> {
+    const HASH: u32 = 1;
+    const SOCKET_HASH: u32 = 18;
+    let definition = |kind: u32| {
+        [kind, 8, 4, limits::INJECTED, 0]
+            .map(u32::to_le_bytes)
+            .concat()
+    };
+    let wanted = definition(SOCKET_HASH);
+    let mut changed = object.to_vec();
+    let found = object.windows(wanted.len()).position(|part| part == wanted);
+    if let Some(place) = found
+        && let Some(part) = changed.get_mut(place..place + wanted.len())
+    {
+        part.copy_from_slice(&definition(HASH));
+    }
+    changed
+}
+
+fn finish(
+    mut ebpf: Ebpf,
+    report: Report,
+    injection: Option<Injection>,
+) -> Result<Kernel, LoadError> {
     let object = |error: anyhow::Error| LoadError::Object(format!("{error:#}"));
     Ok(Kernel {
         ring: Ring::take(&mut ebpf).map_err(object)?,
         connections: Connections::take(&mut ebpf).map_err(object)?,
         processes: Processes::take(&mut ebpf).map_err(object)?,
         drops: Drops::take(&mut ebpf).map_err(object)?,
+        injection,
         report,
         guard: Guard { _ebpf: ebpf },
     })
@@ -196,6 +277,7 @@ fn missing_features(missing: &[KernelField]) -> Result<Vec<(Feature, KernelField
 fn select(settings: &Settings, config: &mut KernelConfig) {
     config.agent_process_id = settings.agent_process_id;
     config.trace_all = u32::from(settings.trace_all);
+    config.inject = u32::from(settings.inject);
     config.consider_execs = u32::from(settings.consider_execs);
     for ((first, last), range) in settings.ports.iter().zip(&mut config.ports) {
         *range = PortRange {

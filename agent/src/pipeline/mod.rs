@@ -17,6 +17,7 @@
     reason = "edge: threads, clocks and the ready file"
 )]
 
+mod injecting;
 mod recording;
 mod targets;
 mod threads;
@@ -35,6 +36,7 @@ use tokio::{
 };
 
 use self::{
+    injecting::Injecting,
     recording::Recording,
     targets::Targets,
     threads::{Source, Threads},
@@ -106,6 +108,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
             drops: Arc::clone(&drops),
         },
         loaded.connections,
+        Injecting::new(loaded.injection),
         engine::Engine::new(engine_config, Arc::clone(&metrics)),
         targets,
         recording,
@@ -218,6 +221,7 @@ fn kernel_settings(config: &Config) -> kernel::Settings {
             Capture::Kretprobe => Some(CapturePath::Kretprobe),
         },
         trace_all: selection.all,
+        inject: config.inject_headers,
         consider_execs: !selection.executables.is_empty(),
         ports: selection
             .ports
@@ -237,6 +241,7 @@ fn load_failure(error: LoadError) -> Failure {
         | LoadError::NoCapturePath(_) => Failure::KernelUnsupported {
             cause: error.to_string(),
         },
+        LoadError::Injection(cause) => Failure::InjectionUnsupported { cause },
         LoadError::NoObject | LoadError::Object(_) => Failure::Runtime(error.into()),
     }
 }

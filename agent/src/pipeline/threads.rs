@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use super::{recording::Recording, targets::Targets};
+use super::{injecting::Injecting, recording::Recording, targets::Targets};
 use crate::{
     engine::{Command, Engine, replay::Entry},
     event::{ConnectionId, ProcessId, clock::WallClock, decode},
@@ -74,6 +74,7 @@ impl Threads {
     pub(super) fn start(
         source: Source,
         connections: Connections,
+        injecting: Injecting,
         engine: Engine,
         targets: Targets,
         recording: Recording,
@@ -87,6 +88,7 @@ impl Threads {
             Shell {
                 engine,
                 connections,
+                injecting,
                 targets,
                 recording,
                 sink,
@@ -193,6 +195,7 @@ fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics
 struct Shell {
     engine: Engine,
     connections: Connections,
+    injecting: Injecting,
     targets: Targets,
     recording: Recording,
     sink: SpanSink,
@@ -232,6 +235,7 @@ impl Shell {
             self.recording.add(|| Entry::Tick { now_ns });
             self.engine.handle_tick(now_ns);
             self.answer_commands();
+            self.injecting.handle_tick();
             self.hand_out();
         }
         let now_ns = boottime_ns();
@@ -285,6 +289,7 @@ impl Shell {
 
     fn handle_process(&mut self, process: Process) {
         self.recording.add(|| Entry::Process(process.clone()));
+        self.injecting.handle_program(process.id, &process.facts);
         self.engine.handle_process(process);
     }
 
@@ -295,6 +300,11 @@ impl Shell {
                 Command::ReadProcess(id) => {
                     if let Some(process) = self.targets.read(id) {
                         self.handle_process(process);
+                    }
+                }
+                Command::NoteProgram(id) => {
+                    if let Some(facts) = self.engine.facts(id) {
+                        self.injecting.handle_program(id, facts);
                     }
                 }
                 Command::Consider(id) => match self.targets.consider(id, self.engine.facts(id)) {

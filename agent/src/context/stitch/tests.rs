@@ -28,6 +28,7 @@ fn begin(kind: Kind, start_ns: u64, wire: Option<WireKey>) -> Beginning {
         start_ns,
         caller: None,
         wire,
+        minted: None,
     }
 }
 
@@ -37,6 +38,7 @@ fn called(start_ns: u64, caller: NodeKey, wire: Option<WireKey>) -> Beginning {
         start_ns,
         caller: Some((caller, Evidence::Thread)),
         wire,
+        minted: None,
     }
 }
 
@@ -377,6 +379,7 @@ fn nothing_is_lost_or_left_behind() {
                         start_ns,
                         caller,
                         wire,
+                        minted: None,
                     };
                     let key = stitcher.handle_started(beginning);
                     if random.random_range(0..4) == 0 {
