@@ -207,6 +207,8 @@ outcomes! {
     Joined = "joined",
     /// A connection is in another program's socket map, or the map was full; left alone.
     Refused = "refused",
+    /// A blocking connection left the map behind its first request; later ones are left alone.
+    Blocking = "blocking",
     /// What a connection carried is not HTTP/1; left alone for good.
     NotHttp = "not_http",
     /// A connection switched to another protocol (CONNECT, Upgrade), or its client waits for

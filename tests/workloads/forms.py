@@ -9,14 +9,18 @@ so many times, each over a connection of its own, and prints a line of JSON for 
 its port, the hash of what it sent, and how many headers are to be added.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import select
+import signal
 import socket
+import struct
 import sys
 import tempfile
+import termios
 import threading
 
 # What an injected header looks like, right before the empty line. Those that are sent here by
@@ -57,7 +61,8 @@ def read(connection, port):
 
 class Sender:
     def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port))
+        # With a time-out Python sets the socket to not blocking, and waits by itself.
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.hash = hashlib.sha256()
 
@@ -83,7 +88,12 @@ class Sender:
                 data = data[self.socket.send(data) :]
             except BlockingIOError:
                 select.select([], [self.socket], [])
-        self.socket.setblocking(True)
+        self.socket.settimeout(60)
+
+    def drain(self):
+        """Waits until the peer's machine has everything."""
+        while struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)))[0]:
+            select.select([], [], [], 0.001)
 
     def send_pieces(self, pieces):
         self.hash.update(b"".join(pieces))
@@ -187,7 +197,9 @@ def form_long_head(to):
 
 def form_large_upload_without_blocking(to):
     body = GET * 40000
-    to.send_without_blocking(post(body) + body + GET + GET)
+    to.send_without_blocking(post(body) + body)
+    to.drain()
+    to.send_without_blocking(GET + GET)
     return 3
 
 
@@ -197,6 +209,7 @@ def form_upload_to_a_slow_reader(to):
     to.send_without_blocking(post(body))
     for place in range(0, len(body), 100000):
         to.send_without_blocking(body[place : place + 100000])
+    to.drain()
     to.send_without_blocking(GET)
     return 2
 
@@ -299,6 +312,32 @@ def form_bytes(to):
     return 0
 
 
+def form_blocking(to):
+    """Receiving with a blocking socket must be as ever: the socket leaves the map at once."""
+    to.socket.settimeout(None)
+    for _ in range(3):
+        to.send(GET)
+        to.answer()
+    return 1
+
+
+def form_blocking_with_signals(to):
+    """A signal while it waits is no error."""
+    to.socket.settimeout(None)
+    to.send(post(b"abc") + b"a")
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        ready, _, _ = select.select([to.socket], [], [], 0.1)
+        assert not ready
+        timer = threading.Timer(0.1, to.send, [b"b\n"])
+        timer.start()
+        to.answer()
+        timer.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return 1
+
+
 def form_nothing_but_a_beginning(to):
     to.send(GET[:-2])
     return 0
@@ -310,6 +349,7 @@ FORMS = [
 
 
 def send(port, rounds):
+    signal.signal(signal.SIGALRM, lambda *_: None)
     say(ready=True)
     sys.stdin.readline()
     for _ in range(rounds):

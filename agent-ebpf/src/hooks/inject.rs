@@ -6,6 +6,14 @@
 //!
 //! Both run only when the user asked for injection: the loader loads them then.
 //!
+//! While a socket is in a socket map the kernel receives through a function of its own
+//! (`tcp_bpf_recvmsg`), which ends a *blocking* receive with `EAGAIN` when anything but data wakes
+//! it: a signal, the acknowledgement of a half-close, room in the send buffer. Programs take that
+//! for an error. So a blocking socket is in the map only until the head of its first request has
+//! left: the same send takes it out, before the program can receive. Sending asks the control
+//! group's programs for the length of their TCP options (`BPF_SOCK_OPS_HDR_OPT_LEN_CB`), and of
+//! all that runs then only they may take sockets out of a map (Linux 6.10 and later).
+//!
 //! A message is read here before the kernel's TCP takes it, with the socket locked: one at a time
 //! for each socket. The sequence number of the next byte is compared each time, so that bytes
 //! which TCP did not take (a full send buffer) are read again, and bytes that came another way
@@ -18,12 +26,14 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::{
-        BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, bpf_sock_ops,
-        sk_action, sk_msg_md,
+        BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops, sk_action,
+        sk_msg_md,
     },
     cty::c_void,
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_loop, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+        bpf_get_socket_cookie, bpf_loop, bpf_map_delete_elem, bpf_sk_storage_get,
+        bpf_skc_to_tcp_sock,
     },
     macros::{sk_msg, sock_ops},
     programs::{SkMsgContext, SockOpsContext},
@@ -35,9 +45,12 @@ use crate::{
     read::typed_field,
 };
 
-/// Where TLS is spoken by convention. Nothing could be injected, and a socket in the map may not
-/// become one of kernel TLS.
-const HTTPS_PORT: u32 = 443;
+/// Ports where by convention TLS is spoken, or the server speaks first and the client's blocking
+/// receive comes before any send: FTP, SSH, telnet, SMTP, POP3, IMAP, MySQL, and with TLS HTTPS,
+/// SMTP, LDAP, FTP, IMAP, POP3.
+const PORTS_LEFT_ALONE: [u32; 15] = [
+    21, 22, 23, 25, 110, 143, 443, 465, 587, 636, 990, 993, 995, 3306, 8443,
+];
 
 /// Counts what became of a request or a connection.
 #[inline(always)]
@@ -66,10 +79,43 @@ fn storage(sk: *mut c_void, initial: *mut OutgoingStream, flags: u64) -> *mut Ou
 /// Joins a connection that a process of ours began, as soon as the peer has answered.
 #[sock_ops]
 pub(crate) fn join_injected(ctx: SockOpsContext) -> u32 {
-    if ctx.op() == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
-        let _ = join(&ctx);
-    }
+    let _ = match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => join(&ctx),
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => take_out(&ctx),
+        _ => None,
+    };
     1
+}
+
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> *mut c_void {
+    // SAFETY: a field of the context.
+    unsafe { core::ptr::read_volatile(&raw const (*ctx.ops).__bindgen_anon_2.sk) }.cast()
+}
+
+/// Takes a socket out of the map that was given up by the message which is being sent.
+#[inline(always)]
+fn take_out(ctx: &SockOpsContext) -> Option<()> {
+    let sk = socket(ctx);
+    if sk.is_null() {
+        return None;
+    }
+    let stream = storage(sk, core::ptr::null_mut(), 0);
+    // SAFETY: the socket's own storage, and the socket is locked.
+    if stream.is_null() || unsafe { (*stream).phase } != phase::OFF {
+        return None;
+    }
+    // SAFETY: as above.
+    let mut key = unsafe { (*stream).connection };
+    // SAFETY: the map's own key; the map may be changed from this kind of program.
+    unsafe {
+        bpf_map_delete_elem(
+            (&raw const INJECTED_SOCKETS).cast_mut().cast(),
+            (&raw mut key).cast(),
+        )
+    };
+    ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) as i32)
+        .ok()
 }
 
 #[inline(always)]
@@ -79,12 +125,13 @@ fn join(ctx: &SockOpsContext) -> Option<()> {
     // SAFETY: copied at once.
     let is_loop = unsafe { INJECTABLE.get(&cookie) }.copied()?;
     let _ = INJECTABLE.remove(&cookie);
-    if u32::from_be(ctx.remote_port()) == HTTPS_PORT {
-        return None;
+    let port = u32::from_be(ctx.remote_port());
+    for other in PORTS_LEFT_ALONE {
+        if port == other {
+            return None;
+        }
     }
-    // SAFETY: a field of the context.
-    let sk: *mut c_void =
-        unsafe { core::ptr::read_volatile(&raw const (*ctx.ops).__bindgen_anon_2.sk) }.cast();
+    let sk = socket(ctx);
     if sk.is_null() {
         return None;
     }
@@ -106,6 +153,11 @@ fn join(ctx: &SockOpsContext) -> Option<()> {
     let mut key = cookie;
     // SAFETY: the context is the program's own.
     let ops: &mut bpf_sock_ops = unsafe { &mut *ctx.ops };
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+    if ctx.set_cb_flags(flags as i32).is_err() {
+        count(InjectionOutcome::Refused);
+        return None;
+    }
     let joined = INJECTED_SOCKETS.update(&mut key, ops, u64::from(BPF_NOEXIST));
     count(if joined.is_ok() {
         InjectionOutcome::Joined
@@ -178,6 +230,7 @@ fn read_message(msg: *mut sk_msg_md) -> Option<bool> {
         stream: found,
         table: table.cast(),
         room: u64::from(buffer.saturating_sub(queued)),
+        is_blocking: u64::from(stream.is_trial == 0 && is_blocking(tcp)),
     };
     let step = inject_head::step as unsafe extern "C" fn(u64, *mut Reading) -> i64;
     // SAFETY: the callback and its context are of the shape that the helper wants.
@@ -198,6 +251,16 @@ fn read_message(msg: *mut sk_msg_md) -> Option<bool> {
     stream.sequence = written.wrapping_add(size);
     stream.position += u64::from(size.wrapping_sub(stream.added));
     Some(stream.is_spoiled == 1)
+}
+
+/// Whether receiving waits; also where that cannot be told.
+#[inline(always)]
+fn is_blocking(tcp: *const u8) -> bool {
+    const NON_BLOCKING: u32 = 0o4000;
+    let file = typed_field::<*const u8>(tcp, KernelField::SockSocket)
+        .and_then(|socket| typed_field::<*const u8>(socket, KernelField::SocketFile));
+    let Some(file) = file else { return true };
+    typed_field::<u32>(file, KernelField::FileFlags).unwrap_or(0) & NON_BLOCKING == 0
 }
 
 /// Goes on where the last message ended; false when it is not known where that is.

@@ -36,6 +36,8 @@ pub(crate) struct Reading {
     pub(crate) table: *const u8,
     /// Free bytes of the send buffer.
     pub(crate) room: u64,
+    /// 1: the socket leaves the map with the head of this request.
+    pub(crate) is_blocking: u64,
 }
 
 const GO_ON: i64 = 0;
@@ -71,12 +73,13 @@ fn pulled(msg: *mut sk_msg_md) -> (usize, usize) {
 /// Called by `bpf_loop` with a [`Reading`] whose pointers are valid.
 pub(crate) unsafe extern "C" fn step(_index: u64, reading: *mut Reading) -> i64 {
     // SAFETY: as promised by the caller.
-    let (msg, found, table, room) = unsafe {
+    let (msg, found, table, room, is_blocking) = unsafe {
         (
             (*reading).msg,
             (*reading).stream,
             (*reading).table,
             (*reading).room,
+            (*reading).is_blocking,
         )
     };
     // SAFETY: as above.
@@ -141,6 +144,9 @@ pub(crate) unsafe extern "C" fn step(_index: u64, reading: *mut Reading) -> i64 
     }
     if row == event::LAST_LINE {
         end_head(msg, stream, room);
+        if is_blocking == 1 && stream.phase != phase::OFF {
+            leave(stream, InjectionOutcome::Blocking);
+        }
     } else {
         note(stream, row, last);
     }

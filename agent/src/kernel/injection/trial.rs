@@ -131,20 +131,17 @@ impl Pair {
             ..
         } = self;
         let sent = pieces.concat();
-        let mut arrived = Vec::new();
-        std::thread::scope(|scope| {
-            let writer = scope.spawn(|| -> Result<()> {
-                for piece in pieces {
-                    client.write_all(piece).context("cannot send")?;
-                }
-                client.shutdown(Shutdown::Write)?;
-                Ok(())
+        let mut arrived = vec![0; sent.len() + added * HEADER_BYTES as usize];
+        std::thread::scope(|scope| -> Result<()> {
+            let writer = scope.spawn(|| {
+                pieces
+                    .iter()
+                    .try_for_each(|piece| client.write_all(piece))
+                    .context("cannot send")
             });
-            let read = server.read_to_end(&mut arrived).context("cannot receive");
-            let written = writer.join();
-            read?;
-            match written {
-                Ok(written) => written,
+            let read = server.read_exact(&mut arrived).context("cannot receive");
+            match writer.join() {
+                Ok(written) => written.and(read),
                 Err(_) => bail!("the sending thread panicked"),
             }
         })?;
@@ -155,15 +152,17 @@ impl Pair {
             "{headers} headers were added where {added} were expected"
         );
         server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
-        let mut one = [0];
-        client.peek(&mut one).context("no answer arrived")?;
+        let mut answer = [0; 27];
+        client.peek(&mut answer).context("no answer arrived")?;
         if ioctl_fionread(&client)? == 0 {
             *waiting = WaitingBytes::Denied;
         }
-        let mut answer = [0; 27];
         client
             .read_exact(&mut answer)
             .context("no answer arrived")?;
+        client.shutdown(Shutdown::Write)?;
+        let more = server.read(&mut answer).context("cannot receive the end")?;
+        ensure!(more == 0, "more bytes arrived than were sent");
         Ok(())
     }
 }
