@@ -19,7 +19,7 @@ use super::{
     attach::{AttachError, CapturePath, Unattached, attach_always, attach_path, reason},
     btf::KernelTypes,
     features::Helpers,
-    injection::Injection,
+    injection::{Injection, Outcomes},
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
@@ -84,6 +84,7 @@ pub struct Kernel {
     pub drops: Drops,
     /// `None` when it was not asked for.
     pub injection: Option<Injection>,
+    pub outcomes: Outcomes,
     pub report: Report,
     pub guard: Guard,
 }
@@ -246,6 +247,7 @@ fn finish(
         processes: Processes::take(&mut ebpf).map_err(object)?,
         drops: Drops::take(&mut ebpf).map_err(object)?,
         injection,
+        outcomes: Outcomes::take(&mut ebpf).map_err(object)?,
         report,
         guard: Guard { _ebpf: ebpf },
     })

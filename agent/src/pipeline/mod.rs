@@ -93,6 +93,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     let procfs = ProcFs::open()?;
     let loaded = kernel::load(&kernel_settings(&config)).map_err(load_failure)?;
     let drops = Arc::new(loaded.drops);
+    let outcomes = Arc::new(loaded.outcomes);
     let targets = Targets::new(config.selection.clone(), procfs.clone(), loaded.processes);
     let recording = Recording::from_environment(procfs.boot_seconds())?;
     let engine_config = engine::Config {
@@ -118,9 +119,11 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     threads.select(held.as_ref().map(Held::pid)).await?;
 
     let status = {
-        let drops = Arc::clone(&drops);
+        let (drops, outcomes) = (Arc::clone(&drops), Arc::clone(&outcomes));
         Arc::new(Status::new(Arc::clone(&metrics), move || {
-            kernel_samples(&drops.totals())
+            let mut samples = kernel_samples(&drops.totals());
+            samples.extend(injection_samples(&outcomes.totals()));
+            samples
         }))
     };
     if let Some(listener) = listener {
@@ -132,14 +135,15 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         ready.create()?;
     }
 
-    let print = || print_summary(&Ledger::new(&metrics, drops.totals()));
+    let ledger = || Ledger::new(&metrics, drops.totals()).with_injections(outcomes.totals());
+    let print = || print_summary(&ledger());
     let code = wait(&mut signals, command, &print).await?;
 
     drop(ready);
     threads.stop().await?;
     flush(exporters, &mut signals).await;
     drop(loaded.guard);
-    let ledger = Ledger::new(&metrics, drops.totals());
+    let ledger = ledger();
     print_summary(&ledger);
     if let Some(path) = std::env::var_os(SUMMARY_FILE).filter(|path| !path.is_empty()) {
         fs::write(&path, ledger.json().to_string())
@@ -315,6 +319,21 @@ pub fn probe() -> KernelReport {
 fn print_summary(ledger: &Ledger) {
     // Nothing can be done when standard error is closed.
     let _ = std::io::stderr().write_all(ledger.text().as_bytes());
+}
+
+fn injection_samples(
+    totals: &[(agent_common::injection::InjectionOutcome, u64)],
+) -> Vec<crate::status::Sample> {
+    totals
+        .iter()
+        .map(|(outcome, count)| crate::status::Sample {
+            name: "ebpf_agent_injections_total",
+            help: "What became of requests and connections that headers were to be put into.",
+            kind: crate::status::Kind::Counter,
+            labels: vec![("outcome", outcome.name().to_owned())],
+            value: *count as f64,
+        })
+        .collect()
 }
 
 fn kernel_samples(

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod nginx;
+pub mod recorder;
 pub mod server;
 
 use std::{fs, path::Path};

@@ -23,7 +23,6 @@ pub struct Injection {
     sockets: SockHash<MapData, u64>,
     leaving: Queue<MapData, u64>,
     armed: HashMap<MapData, u32, u32>,
-    outcomes: PerCpuArray<MapData, u64>,
     /// Whether a program that asks how many bytes wait (`FIONREAD`) is told the truth.
     pub waiting_bytes: WaitingBytes,
 }
@@ -62,6 +61,7 @@ impl Injection {
             .context("cannot attach to the socket map")?;
         let mut streams: SkStorage<MapData, OutgoingStream> = take(ebpf, "STREAMS")?.try_into()?;
         let waiting_bytes = trial::run(&mut sockets, &mut streams)?;
+        forget_counts(ebpf)?;
         let joiner: &mut SockOps = program(ebpf, "join_injected")?.try_into()?;
         joiner
             .load()
@@ -73,7 +73,6 @@ impl Injection {
             sockets,
             leaving: take(ebpf, "LEAVING")?.try_into()?,
             armed: take(ebpf, "ARMED")?.try_into()?,
-            outcomes: take(ebpf, "INJECTIONS")?.try_into()?,
             waiting_bytes,
         })
     }
@@ -107,17 +106,44 @@ impl Injection {
             self.release(connection);
         }
     }
+}
+
+/// What became of requests and connections.
+pub struct Outcomes {
+    map: PerCpuArray<MapData, u64>,
+}
+
+impl Outcomes {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self {
+            map: take(ebpf, "INJECTIONS")?.try_into()?,
+        })
+    }
 
     /// Totals of all CPUs since the start.
     pub fn totals(&self) -> Vec<(InjectionOutcome, u64)> {
         InjectionOutcome::ALL
             .iter()
             .map(|outcome| {
-                let cpus = self.outcomes.get(&(*outcome as u32), 0);
+                let cpus = self.map.get(&(*outcome as u32), 0);
                 (*outcome, cpus.map_or(0, |cpus| cpus.iter().sum()))
             })
             .collect()
     }
+}
+
+/// The trial does not count.
+fn forget_counts(ebpf: &mut Ebpf) -> Result<()> {
+    let map = ebpf
+        .map_mut("INJECTIONS")
+        .context("map INJECTIONS is not in the eBPF object")?;
+    let mut counts: PerCpuArray<&mut MapData, u64> = map.try_into()?;
+    for outcome in InjectionOutcome::ALL {
+        let index = *outcome as u32;
+        let zeros = counts.get(&index, 0)?.iter().map(|_| 0).collect::<Vec<_>>();
+        counts.set(index, zeros.try_into()?, 0)?;
+    }
+    Ok(())
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program> {
