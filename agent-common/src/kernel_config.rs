@@ -83,6 +83,7 @@ kernel_fields! {
     RegistersArgument2 = "pt_regs.si",
     RegistersArgument3 = "pt_regs.dx",
     RegistersCodeSegment = "pt_regs.cs",
+    RegistersGoroutine = "pt_regs.r14",
 }
 
 wire! {
@@ -162,4 +163,10 @@ mod user {
     )]
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::connection::ConnectionState {}
+    #[expect(
+        unsafe_code,
+        reason = "aya reads and writes map values and globals by Pod"
+    )]
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::process::GoProcess {}
 }

@@ -42,6 +42,9 @@ pub const CONNECTIONS: u32 = 65_536;
 /// Processes that can be traced at one time; the default `pid_max` of small machines is 32,768.
 pub const PROCESSES: u32 = 65_536;
 
+/// Processes made by Go whose goroutines are followed at one time.
+pub const GO_PROCESSES: u32 = 8_192;
+
 /// Bytes of the ring buffer: a power of two of pages. It is mapped twice (data pages follow
 /// themselves, so that a record never wraps), and counts twice in the agent's RSS.
 pub const RING_BYTES: u32 = 4 * 1024 * 1024;

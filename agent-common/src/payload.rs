@@ -32,6 +32,21 @@ wire! {
         /// A [`crate::connection::Role`] as an integer.
         pub role: u8,
         pub reserved: u8,
+        /// What the runtime of the program schedules and was running: a goroutine's id; 0 unknown.
+        pub task: u64,
+        /// The task that started it; 0 unknown.
+        pub task_parent: u64,
+        /// Of a receiving goroutine's processor (Go's `p`): the next id that it gives to a new
+        /// goroutine; 0 unknown.
+        pub task_next: u64,
+        /// Highest id that any processor of the program may give to a new goroutine, with
+        /// `task_next`; 0 unknown.
+        pub task_allotted: u64,
+        /// First argument of the system call, the socket's file descriptor;
+        /// [`UNKNOWN_DESCRIPTOR`] where it is not known.
+        pub descriptor: u32,
+        /// Ids from `task_next` on that the processor holds: another one gives none of them.
+        pub task_left: u32,
         /// The last bytes of the call, right aligned, zeros before, when not all of it was
         /// captured; all zero when unknown.
         pub tail: [u8; 8],
@@ -40,6 +55,9 @@ wire! {
         pub other_flow: DirectionState,
     }
 }
+
+/// No file descriptor.
+pub const UNKNOWN_DESCRIPTOR: u32 = u32::MAX;
 
 /// Bits of [`SocketData::flags`].
 pub mod flags {

@@ -63,8 +63,52 @@ impl From<u32> for Traced {
 /// Marks the start time of a process that is traced provisionally in the kernel's process table.
 pub const PROVISIONAL: u64 = 1 << 63;
 
+/// Marks the start time of a process made by Go in the kernel's process table: `GO_PROCESSES` has
+/// a [`GoProcess`] for it.
+pub const GO: u64 = 1 << 62;
+
 wire! {
-    /// A traced process started another; the child is traced from its first instruction.
+    /// How to read the goroutine of a running Go program: byte offsets in the runtime's structures,
+    /// [`crate::kernel_config::ABSENT`] where the release lacks a field, and addresses in the
+    /// process, 0 where unknown.
+    pub struct GoProcess {
+        /// `runtime.g`: its thread, id, and the id of the goroutine that started it.
+        pub thread: u32,
+        pub id: u32,
+        pub parent_id: u32,
+        /// `runtime.m`: the goroutine it runs, its processor, and the one it left for a system
+        /// call.
+        pub running: u32,
+        pub processor: u32,
+        pub left_processor: u32,
+        /// `runtime.p`: the next id it gives, and behind it the end of its batch of ids.
+        pub next_id: u32,
+        /// `net/http.persistConn`: the connection.
+        pub connection: u32,
+        /// Address of the highest id that processors were allotted.
+        pub allotted: u64,
+        /// The program's own address range. A word of it in an interface is its method table.
+        pub image_start: u64,
+        pub image_end: u64,
+    }
+}
+
+wire! {
+    /// A goroutine is about to use a connection for a request of `net/http`'s client.
+    pub struct GoCall {
+        pub header: crate::record::RecordHeader,
+        pub unit: ExecutionUnit,
+        /// The goroutine's id, and that of the one which started it; 0 unknown.
+        pub task: u64,
+        pub task_parent: u64,
+        /// File descriptor of the connection.
+        pub descriptor: u32,
+        pub reserved: u32,
+    }
+}
+
+wire! {
+    /// A traced process started another, or a thread; it is traced from its first instruction.
     pub struct ProcessFork {
         pub header: crate::record::RecordHeader,
         pub parent: ExecutionUnit,
@@ -73,7 +117,8 @@ wire! {
 }
 
 wire! {
-    /// The last thread of a traced process ended.
+    /// A thread of a traced process ended; as [`crate::record::RecordKind::ProcessExit`] the last
+    /// one.
     pub struct ProcessExit {
         pub header: crate::record::RecordHeader,
         pub unit: ExecutionUnit,

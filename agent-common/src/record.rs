@@ -36,6 +36,10 @@ pub enum RecordKind {
     ProcessListen = 7,
     /// [`crate::injection::ContextMinted`].
     ContextMinted = 32,
+    /// [`crate::process::GoCall`].
+    GoCall = 8,
+    /// [`crate::process::ProcessExit`] of a thread that was not the last one.
+    ThreadExit = 9,
 }
 
 /// The integer names no [`RecordKind`]: the two sides were built from different sources.
@@ -55,6 +59,8 @@ impl TryFrom<u16> for RecordKind {
             6 => Self::ProcessExit,
             7 => Self::ProcessListen,
             32 => Self::ContextMinted,
+            8 => Self::GoCall,
+            9 => Self::ThreadExit,
             other => return Err(UnknownKind(other)),
         })
     }

@@ -6,6 +6,7 @@ use agent_common::{
     injection::{GRAMMAR_BYTES, InjectionOutcome, OutgoingStream},
     kernel_config::KernelConfig,
     limits,
+    process::GoProcess,
 };
 use aya_ebpf::{
     btf_maps::SkStorage,
@@ -52,6 +53,12 @@ pub(crate) static DROPS: PerCpuArray<u64> =
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, ProcessState> =
     HashMap::with_max_entries(limits::PROCESSES, 0);
+
+/// How to read goroutines, by process id. Inserted by user space for traced processes made by Go,
+/// before it marks them in [`PROCESSES`]; removed on exec and when the last thread exits.
+#[map]
+pub(crate) static GO_PROCESSES: HashMap<u32, GoProcess> =
+    HashMap::with_max_entries(limits::GO_PROCESSES, 0);
 
 /// Connections of traced processes, by connection identity. Inserted on connect or on the first
 /// byte; removed when the socket is destroyed. LRU, because unix sockets have no such hook.

@@ -2,12 +2,12 @@
 
 use agent_common::{
     drop_reason::DropReason,
-    process::{ExecutionUnit, PROVISIONAL, Traced},
+    process::{ExecutionUnit, GO, GoProcess, PROVISIONAL, Traced},
 };
 
 use crate::{
     emit,
-    maps::{ARMED, PROCESSES, config},
+    maps::{ARMED, GO_PROCESSES, PROCESSES, config},
     read::task,
 };
 
@@ -16,43 +16,74 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct ProcessState {
     /// Start of the process since boot; 0 when the inserter did not know. With [`PROVISIONAL`]
-    /// while user space has not decided.
+    /// while user space has not decided, with [`GO`] when it is made by Go.
     start: u64,
 }
 
 impl ProcessState {
     #[inline(always)]
     const fn start_ns(self) -> u64 {
-        self.start & !PROVISIONAL
+        self.start & !(PROVISIONAL | GO)
     }
+}
+
+/// The current thread of a traced process.
+#[derive(Clone, Copy)]
+pub(crate) struct TracedUnit {
+    pub(crate) unit: ExecutionUnit,
+    pub(crate) is_go: bool,
 }
 
 /// The current thread, if its process is traced.
 #[inline(always)]
-pub(crate) fn traced_unit() -> Option<ExecutionUnit> {
+pub(crate) fn traced_unit() -> Option<TracedUnit> {
     let (process_id, thread_id) = task::ids();
     // SAFETY: an entry may be replaced while it is read; a torn start time cannot result from a
     // single aligned word.
     if let Some(state) = unsafe { PROCESSES.get(&process_id) } {
         let mut process_start_ns = state.start_ns();
         if process_start_ns == 0 {
-            process_start_ns = trace(process_id, task::process_start_ns(task::current()));
+            process_start_ns = task::process_start_ns(task::current());
+            insert(process_id, state.start | process_start_ns);
         }
-        return Some(ExecutionUnit {
+        let unit = ExecutionUnit {
             process_id,
             thread_id,
             process_start_ns,
-        });
+        };
+        let is_go = state.start & GO != 0;
+        return Some(TracedUnit { unit, is_go });
     }
     if config!(trace_all) == 0 || process_id == 0 || process_id == config!(agent_process_id) {
         return None;
     }
     let process_start_ns = trace(process_id, task::process_start_ns(task::current()));
-    Some(ExecutionUnit {
+    let unit = ExecutionUnit {
         process_id,
         thread_id,
         process_start_ns,
-    })
+    };
+    Some(TracedUnit { unit, is_go: false })
+}
+
+/// How to read the goroutines of a process.
+#[inline(always)]
+pub(crate) fn go(process_id: u32) -> Option<&'static GoProcess> {
+    // SAFETY: user space replaces an entry only for a new program under the same number.
+    unsafe { GO_PROCESSES.get(&process_id) }
+}
+
+/// The process runs another program from now on: it is not known to be made by Go.
+#[inline(always)]
+pub(crate) fn forget_program(process_id: u32) {
+    // SAFETY: as in `traced_unit`.
+    let Some(state) = unsafe { PROCESSES.get(&process_id) }.copied() else {
+        return;
+    };
+    if state.start & GO != 0 {
+        insert(process_id, state.start & !GO);
+        let _ = GO_PROCESSES.remove(&process_id);
+    }
 }
 
 /// Whether a process is traced or would be on its first socket call.
@@ -102,6 +133,7 @@ fn insert(process_id: u32, start: u64) {
 
 #[inline(always)]
 pub(crate) fn forget(process_id: u32) {
+    let _ = GO_PROCESSES.remove(&process_id);
     let _ = PROCESSES.remove(&process_id);
 }
 

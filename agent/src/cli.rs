@@ -102,9 +102,12 @@ pub struct Options {
     #[arg(long, value_name = "WHAT")]
     pub inject: Option<String>,
 
-    /// Weakest evidence that makes a parent: header, local_wire, loop, thread, answering;
-    /// a weaker one makes a link [default: answering]
-    #[arg(long, value_name = "GRADE")]
+    #[arg(
+        long,
+        value_name = "GRADE",
+        help = "Weakest evidence that makes a parent: header, local_wire, goroutine, \
+                loop, thread, answering, started; a weaker one makes a link [default: started]"
+    )]
     pub parent_evidence: Option<String>,
 
     /// File that is created when every probe is attached

@@ -67,6 +67,8 @@ named! {
         RecordMalformed = "record_malformed",
         /// Too many connections were open at once; the oldest idle one was forgotten.
         ConnectionTableFull = "connection_table_full",
+        /// Too many processes were remembered at once; spans of one may not say whose they are.
+        ProcessTableFull = "process_table_full",
         /// Holes left a parser unsure; it began anew with the next message.
         ExchangeUnparsed = "exchange_unparsed",
         /// Too many spans waited for their trace to settle; the oldest left unjoined.
@@ -82,10 +84,30 @@ named! {
     }
 }
 
+named! {
+    /// What became of the trace context of a request in a call that was made for it.
+    Passing {
+        /// The call carried the same trace on.
+        Kept = "kept",
+        /// The call carried a context of another trace.
+        Replaced = "replaced",
+        /// The call carried none.
+        Missing = "missing",
+    }
+}
+
+/// Calls of one service to one destination, by [`Passing`].
+pub type Passed = [u64; Passing::ALL.len()];
+
+/// Pairs of service and destination at most; those beyond it are counted under empty names.
+const PASSING_PAIRS: usize = 1_024;
+
 /// Shared by everything that counts.
 #[derive(Debug, Default)]
 pub struct SelfMetrics {
     counters: [AtomicU64; Counter::ALL.len()],
+    /// By service and destination.
+    passed: Mutex<BTreeMap<(String, String), Passed>>,
     /// By reason and service; the service is empty where it is not known.
     losses: Mutex<BTreeMap<(Loss, String), u64>>,
 }
@@ -106,6 +128,26 @@ impl SelfMetrics {
     pub fn lose(&self, reason: Loss, service: &str, count: u64) {
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         *losses.entry((reason, service.to_owned())).or_default() += count;
+    }
+
+    /// A call was made for a request that carried a trace context.
+    pub fn pass(&self, passing: Passing, service: &str, destination: &str) {
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = (service.to_owned(), destination.to_owned());
+        if passed.len() >= PASSING_PAIRS && !passed.contains_key(&key) {
+            key = (String::new(), String::new());
+        }
+        if let Some(count) = passed.entry(key).or_default().get_mut(passing as usize) {
+            *count += 1;
+        }
+    }
+
+    /// What was passed on, by service and destination.
+    pub fn passed(&self) -> BTreeMap<(String, String), Passed> {
+        self.passed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub fn losses(&self) -> BTreeMap<(Loss, String), u64> {

@@ -33,7 +33,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     failure::Failure,
-    self_metrics::{Counter, Loss, SelfMetrics},
+    self_metrics::{Counter, Loss, Passing, SelfMetrics},
 };
 
 const CONTENT_TYPE_METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -208,6 +208,27 @@ async fn serve_connection(stream: TcpStream, status: Arc<Status>) {
     }
 }
 
+/// Which services pass the trace context of their requests on.
+fn passed_on(text: &mut String, metrics: &SelfMetrics) {
+    const NAME: &str = "ebpf_agent_propagation_calls_total";
+    family(
+        text,
+        NAME,
+        "Calls made for requests that carried a trace context, by what became of it.",
+        Kind::Counter,
+    );
+    for ((service, destination), passed) in metrics.passed() {
+        for (passing, count) in Passing::ALL.iter().zip(passed) {
+            let labels = [
+                ("service", service.as_str()),
+                ("destination", &destination),
+                ("context", passing.name()),
+            ];
+            line(text, NAME, &labels, count as f64);
+        }
+    }
+}
+
 /// All numbers in the text format, one family after the other.
 fn render(metrics: &SelfMetrics, extra: Vec<Sample>) -> String {
     let mut text = String::new();
@@ -242,6 +263,7 @@ fn render(metrics: &SelfMetrics, extra: Vec<Sample>) -> String {
             *count as f64,
         );
     }
+    passed_on(&mut text, metrics);
     let mut extra = extra;
     extra.sort_by_key(|sample| sample.name);
     let mut last_name = "";

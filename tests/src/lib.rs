@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod go;
 pub mod http;
 pub mod pki;
 pub mod port;

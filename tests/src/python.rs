@@ -20,16 +20,22 @@ pub fn interpreter() -> PathBuf {
     PathBuf::from(output(&mut ask).trim())
 }
 
-/// The interpreter with the receiver's packages: `OTLP_RECEIVER_PYTHON`, else a virtual
-/// environment under the build directory, made on first use.
-pub fn receiver_interpreter() -> PathBuf {
+/// Lists of the packages that tests need, relative to this crate.
+const REQUIREMENTS: [&str; 2] = ["receiver/requirements.txt", "workloads/go/requirements.txt"];
+
+/// The interpreter with the packages of the receiver and of workloads: `OTLP_RECEIVER_PYTHON`, else
+/// a virtual environment under the build directory, made on first use.
+pub fn packages_interpreter() -> PathBuf {
     if let Some(path) = env::var_os("OTLP_RECEIVER_PYTHON") {
         return path.into();
     }
     let target = target_directory();
     let environment = target.join("receiver-venv");
-    let requirements = crate_file("receiver/requirements.txt");
-    let wanted = fs::read(&requirements).expect("the receiver's requirements");
+    let requirements = REQUIREMENTS.map(crate_file);
+    let wanted: Vec<u8> = requirements
+        .iter()
+        .flat_map(|list| fs::read(list).expect("a list of requirements"))
+        .collect();
     let stamp = environment.join("requirements.installed");
 
     fs::create_dir_all(&target).expect("the build directory");
@@ -43,11 +49,11 @@ pub fn receiver_interpreter() -> PathBuf {
                 .arg(&environment),
         );
         let mut install = Command::new(environment.join("bin/pip"));
-        output(
-            install
-                .args(["install", "--quiet", "--requirement"])
-                .arg(&requirements),
-        );
+        install.args(["install", "--quiet"]);
+        for list in &requirements {
+            install.arg("--requirement").arg(list);
+        }
+        output(&mut install);
         fs::write(&stamp, wanted).expect("a stamp beside what was installed");
     }
     environment.join("bin/python")

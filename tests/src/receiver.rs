@@ -81,7 +81,7 @@ impl Receiver {
     }
 
     pub fn start_with(options: ReceiverOptions<'_>) -> Self {
-        let mut command = Command::new(python::receiver_interpreter());
+        let mut command = Command::new(python::packages_interpreter());
         command.arg(crate_file("receiver/otlp_receiver.py"));
         command.args(["--grpc-port", &options.grpc_port.to_string()]);
         command.args(["--http-port", &options.http_port.to_string()]);

@@ -21,7 +21,7 @@ use agent_tests::{
 };
 
 fn fake_agent() -> AgentCommand {
-    let mut command = Command::new(python::receiver_interpreter());
+    let mut command = Command::new(python::packages_interpreter());
     command.arg(crate_file("workloads/fake_agent.py"));
     AgentCommand::of(command)
 }
@@ -29,7 +29,7 @@ fn fake_agent() -> AgentCommand {
 /// The receiver's own unit tests pass.
 #[test]
 fn receiver_keeps_its_contract() {
-    let mut command = Command::new(python::receiver_interpreter());
+    let mut command = Command::new(python::packages_interpreter());
     command
         .args(["-m", "unittest", "discover", "-s"])
         .arg(crate_file("receiver"));

@@ -324,6 +324,47 @@ fn background_calls_are_roots() {
     }
 }
 
+/// What a handler starts and waits for works for its request: commands and threads. Workers of a
+/// pool, which stay, prove nothing, although the pool grew while requests were served.
+#[test]
+fn what_was_started_for_a_request_belongs_to_it() {
+    require_root!();
+    let backend = Server::node("backend");
+    let front = ServerBuilder::new(Runtime::Python)
+        .service("front")
+        .backend(backend.port())
+        .start();
+    let traced = trace(&[front.pid(), backend.pid()], || {
+        client::load(&front.url("/command/bytes/1{}"), 20, 4);
+        client::load(&front.url("/helpers/bytes/2{}"), 100, 8);
+        client::load(&front.url("/pool/bytes/3{}"), 200, 8);
+    });
+    let calls: Vec<Span> = traced
+        .spans
+        .iter()
+        .filter(|span| span.kind == "CLIENT")
+        .cloned()
+        .collect();
+    let mut of_pool = 0;
+    for call in &calls {
+        let route = match call.path().as_bytes().get("/bytes/".len()) {
+            Some(b'1') => "/command",
+            Some(b'2') => "/helpers",
+            _ => {
+                assert!(call.is_root(), "nothing proves this: {call:#?}");
+                of_pool += 1;
+                continue;
+            }
+        };
+        let parent = traced
+            .parent(call)
+            .unwrap_or_else(|| panic!("no parent: {call:#?}"));
+        assert_eq!(parent.path(), format!("{route}{}", call.path()));
+        assert_eq!(call.evidence(), Some("started"));
+    }
+    assert_eq!((calls.len(), of_pool), (20 + 2 * 100 + 200, 200));
+}
+
 /// Ids are as the specification wants them: right length, not zero, and no two spans share one.
 #[test]
 fn ids_are_valid_and_unique() {

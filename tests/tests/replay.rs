@@ -259,7 +259,7 @@ type Key = (i64, u8, u64, String);
 
 fn key(span: &Span) -> Key {
     let text = |name: &str| match find(&span.attributes, name) {
-        Some(Value::String(text)) => text.clone().into_owned(),
+        Some(Value::String(text)) => text.to_string(),
         _ => String::new(),
     };
     let pid = match find(&span.resource.attributes, attribute::PROCESS_PID) {

@@ -9,16 +9,20 @@ what the server itself counted: method, path, status, request_body, response_bod
     POST /sink  /echo                         reads the body (either framing); echo sends it back
     /call/PATH                                asks the backend for PATH, passes on status and body
       ?traceparent=forward | own              with the inbound header, or with one of its own
+    /command/PATH  /helpers/PATH  /pool/PATH  the same by curl, by two threads of its own that are
+                                              joined, or by a pool of threads that grows and stays
     /die/N                                    promises N bytes, sends half, ends the process
     /exit                                     ends the process without an answer
 """
 
 import argparse
+import concurrent.futures
 import http.client
 import http.server
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import urllib.parse
@@ -105,6 +109,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer_until_close(int(argument))
         elif name == "call":
             self.call(f"/{argument}", urllib.parse.parse_qs(url.query))
+        elif name == "command":
+            url = f"http://{self.server.backend}/{argument}"
+            subprocess.run(["curl", "--silent", "--output", "/dev/null", url], check=True)
+            self.answer(200, b"done\n")
+        elif name == "helpers":
+            helpers = [threading.Thread(target=ask, args=(self.server.backend, f"/{argument}"))
+                       for _ in range(2)]
+            for helper in helpers:
+                helper.start()
+            for helper in helpers:
+                helper.join()
+            self.answer(200, b"done\n")
+        elif name == "pool":
+            self.server.pool.submit(ask, self.server.backend, f"/{argument}").result()
+            self.answer(200, b"done\n")
         elif name == "die":
             self.die(int(argument))
         elif name == "exit":
@@ -142,12 +161,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(response.status, response.read())
 
 
+def ask(backend, path):
+    connection = http.client.HTTPConnection(backend)
+    connection.request("GET", path)
+    connection.getresponse().read()
+    connection.close()
+
+
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, args):
         self.backend = args.backend
+        self.pool = concurrent.futures.ThreadPoolExecutor(8)
         self.log = open(args.log, "a", encoding="utf-8") if args.log else None
         self.log_lock = threading.Lock()
         if args.unix:

@@ -131,16 +131,21 @@ impl Running {
 
     /// As [`Self::stop`], where a process takes longer than it does on real hardware.
     pub(crate) fn stop_within(&mut self, deadline: Duration) -> Result<()> {
+        self.stop_by("INT", deadline)
+    }
+
+    /// As [`Self::stop_within`], by a signal of this name.
+    pub(crate) fn stop_by(&mut self, signal: &str, deadline: Duration) -> Result<()> {
         if self.child.try_wait()?.is_some() {
             return Ok(());
         }
-        self.signal("INT")?;
+        self.signal(signal)?;
         let started = Instant::now();
         while self.child.try_wait()?.is_none() {
             if started.elapsed() > deadline {
                 self.signal("KILL")?;
                 self.child.wait()?;
-                bail!("{} did not end {deadline:?} after SIGINT", self.name);
+                bail!("{} did not end {deadline:?} after SIG{signal}", self.name);
             }
             thread::sleep(POLL);
         }
@@ -152,7 +157,8 @@ impl Running {
         fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
-    fn signal(&self, signal: &str) -> Result<()> {
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let mut kill = match self.privilege {
             Privilege::Sudo => {
                 let mut command = Command::new("sudo");

@@ -1,4 +1,5 @@
-//! `cargo xtask codegen`: the tables of `docs/` that come from registries in the code.
+//! `cargo xtask codegen`: the tables of `docs/` and the README that come from registries in the
+//! code, or from results that are kept.
 //!
 //! The registries are the agent's, and xtask does not link the agent, which would make every
 //! command wait for it and for the eBPF compiler. An example of the agent's crate prints them,
@@ -9,7 +10,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    fidelity,
+    bench, fidelity,
     steps::{self, capture, say},
     tidy::imports,
     vm,
@@ -34,6 +35,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
+    pages.push(steps::workspace().join("README.md"));
     pages.sort();
     let mut count = 0;
     for page in pages {
@@ -41,7 +43,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     }
     say(
         "codegen",
-        &format!("{count} tables in docs/ are as the code says"),
+        &format!("{count} tables in docs/ and the README are as the code says"),
     );
     Ok(())
 }
@@ -98,6 +100,7 @@ fn tables() -> Result<BTreeMap<String, String>> {
     tables.insert("imports".to_owned(), imports::table());
     tables.insert(vm::TABLE.to_owned(), vm::table()?);
     tables.insert(fidelity::TABLE.to_owned(), fidelity::table()?);
+    tables.extend(bench::tables()?);
     Ok(tables)
 }
 

@@ -13,6 +13,7 @@ mod child;
 mod codegen;
 mod demo;
 mod fidelity;
+mod fuzz;
 mod record;
 mod setup;
 mod steps;
@@ -58,6 +59,8 @@ enum Command {
     /// What runs inside a guest.
     #[command(hide = true)]
     VmGuest(vm::GuestArguments),
+    /// Searches for inputs that break a parser or the engine.
+    Fuzz(fuzz::Arguments),
     /// Measures what the agent costs nginx and itself.
     Bench(bench::Arguments),
     /// Judges whether the traces of real services in many runtimes are right.
@@ -88,6 +91,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Test => test::run(),
         Command::Vm(arguments) => vm::run(arguments),
         Command::VmGuest(arguments) => vm::run_in_guest(arguments),
+        Command::Fuzz(arguments) => fuzz::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Fidelity(arguments) => fidelity::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: the README's test command, and all that CI runs.
 //!
-//! Ends with cargo's own report of the tests. What needs root runs when this is root or sudo asks
-//! no question; else it says so, and the tests that need it say so one by one.
+//! Fuzz targets and guests come before the tests, so that it ends with cargo's own report. What
+//! needs root runs when this is root or sudo asks no question; else it says so, and the tests that
+//! need it say so one by one.
 
 use std::{env, process::Command};
 
@@ -9,9 +10,10 @@ use anyhow::Result;
 
 use crate::{
     build::{self, Profile},
-    check,
+    check, fidelity, fuzz,
     setup::{self, Purpose},
     steps::{self, Privilege, say},
+    vm,
 };
 
 pub(crate) fn run() -> Result<()> {
@@ -25,11 +27,18 @@ pub(crate) fn run() -> Result<()> {
     manifests.arg(steps::workspace().join("deploy/validate.py"));
     steps::run_timed("manifests and examples in deploy/", &mut manifests)?;
 
+    if Privilege::detect() != Privilege::Missing {
+        fidelity::run_quick(&agent)?;
+    }
+
     let mut build = steps::cargo();
     build
         .args(["test", "--quiet", "--no-run"])
         .args(check::HOST_PACKAGES);
     steps::run_timed("building the tests", &mut build)?;
+
+    fuzz::run_briefly()?;
+    vm::run_quick(&agent)?;
 
     let mut tests = steps::cargo();
     tests.arg("test").args(check::HOST_PACKAGES);

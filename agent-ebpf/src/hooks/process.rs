@@ -51,6 +51,7 @@ fn try_exec(program: *const u8) -> Option<()> {
         // Another program: user space decides anew.
         process::disarm(unit.process_id);
     }
+    process::forget_program(unit.process_id);
     let mut traced = process::traced(unit.process_id);
     if !matches!(traced, Traced::Yes)
         && config!(consider_execs) == 1
@@ -151,15 +152,17 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// A child of a traced process is traced before it first runs. New threads are not reported.
+/// A child of a traced process is traced before it first runs. New threads are reported alike.
 #[inline(always)]
 fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
     let parent = task::unit(parent)?;
     let child = task::unit(child)?;
-    if child.process_id == parent.process_id || !process::is_traced(parent.process_id) {
+    if !process::is_traced(parent.process_id) {
         return None;
     }
-    if matches!(process::traced(parent.process_id), Traced::Provisionally) {
+    if child.process_id == parent.process_id {
+        // The process is traced already.
+    } else if matches!(process::traced(parent.process_id), Traced::Provisionally) {
         process::trace_provisionally(child.process_id, child.process_start_ns);
     } else {
         process::trace(child.process_id, child.process_start_ns);
@@ -188,23 +191,21 @@ pub(crate) fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn try_exit() -> Option<()> {
     let current = task::current();
-    if !task::is_last_thread(current) {
-        return None;
-    }
     let unit = task::unit(current)?;
     if !process::is_traced(unit.process_id) {
         return None;
     }
-    process::forget(unit.process_id);
-    if config!(inject) == 1 {
-        process::disarm(unit.process_id);
-    }
+    let kind = if task::is_last_thread(current) {
+        process::forget(unit.process_id);
+        if config!(inject) == 1 {
+            process::disarm(unit.process_id);
+        }
+        RecordKind::ProcessExit
+    } else {
+        RecordKind::ThreadExit
+    };
     emit::record(&ProcessExit {
-        header: emit::header(
-            RecordKind::ProcessExit,
-            size_of::<ProcessExit>(),
-            emit::now_ns(),
-        ),
+        header: emit::header(kind, size_of::<ProcessExit>(), emit::now_ns()),
         unit,
     });
     Some(())

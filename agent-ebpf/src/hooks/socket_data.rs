@@ -29,9 +29,10 @@ use crate::{
     emit,
     hooks::inject_context,
     maps::{CONNECTIONS, config},
-    process,
+    process::{self, TracedUnit},
     read::{
         field,
+        go::Goroutine,
         sock::{Sock, Stream},
         task,
     },
@@ -175,14 +176,15 @@ fn count_pages(sock: *const u8, result: i32) -> i32 {
 /// The one body of every socket data hook.
 #[inline(always)]
 pub(crate) fn handle(transfer: &Transfer) -> i32 {
-    if let Some(unit) = process::traced_unit() {
-        try_handle(transfer, unit);
+    if let Some(traced) = process::traced_unit() {
+        try_handle(transfer, traced);
     }
     0
 }
 
 #[inline(always)]
-fn try_handle(transfer: &Transfer, unit: ExecutionUnit) -> Option<()> {
+fn try_handle(transfer: &Transfer, traced: TracedUnit) -> Option<()> {
+    let unit = traced.unit;
     if transfer.message_flags & PEEK != 0 || transfer.sock.is_null() {
         return None;
     }
@@ -213,7 +215,7 @@ fn try_handle(transfer: &Transfer, unit: ExecutionUnit) -> Option<()> {
         // A connecting socket has no port yet when its state is made.
         sock.write_addresses(&mut state.addresses);
     }
-    emit_data(transfer, sock, identity, unit, state)
+    emit_data(transfer, sock, identity, traced, state)
 }
 
 /// State for a connection seen for the first time. A unix socket is announced with its path,
@@ -270,7 +272,7 @@ fn emit_data(
     transfer: &Transfer,
     sock: Sock,
     identity: u64,
-    unit: ExecutionUnit,
+    traced: TracedUnit,
     state: &mut ConnectionState,
 ) -> Option<()> {
     let now_ns = emit::now_ns();
@@ -284,7 +286,7 @@ fn emit_data(
         let area = scratch::area(transfer.slot)?;
         let flag = flags::END_OF_STREAM;
         write_head(
-            transfer, sock, identity, unit, state, &place, now_ns, area, flag,
+            transfer, sock, identity, traced, state, &place, now_ns, area, flag,
         );
         let record = area.cast::<SocketData>();
         // SAFETY: a field of the scratch area, see `write_head`; both sides are wire types.
@@ -319,7 +321,7 @@ fn emit_data(
         }
         if captured > 0 || place.turn_start {
             write_head(
-                transfer, sock, identity, unit, state, &place, now_ns, area, 0,
+                transfer, sock, identity, traced, state, &place, now_ns, area, 0,
             );
             // SAFETY: the scratch area's head, see `write_head`.
             let record = unsafe { &mut *area.cast::<SocketData>() };
@@ -373,7 +375,7 @@ fn write_head(
     transfer: &Transfer,
     sock: Sock,
     identity: u64,
-    unit: ExecutionUnit,
+    traced: TracedUnit,
     state: &ConnectionState,
     place: &Place,
     now_ns: u64,
@@ -388,7 +390,7 @@ fn write_head(
         Direction::Outbound => (&state.inbound, sequence(state, sock, Direction::Outbound)),
     };
     record.header = emit::header(RecordKind::SocketData, HEAD_BYTES, now_ns);
-    record.unit = unit;
+    record.unit = traced.unit;
     record.connection = identity;
     // SAFETY: both are wire types without padding, aligned to 8.
     unsafe { scratch::copy_words(&raw mut record.addresses, &raw const state.addresses) };
@@ -419,9 +421,36 @@ fn write_head(
         | sock.waiting_flags();
     record.role = state.role;
     record.reserved = 0;
+    record.task = 0;
+    record.task_parent = 0;
+    record.task_next = 0;
+    record.task_allotted = 0;
+    record.task_left = 0;
+    record.descriptor = task::descriptor();
+    if traced.is_go {
+        note_goroutine(record, transfer.direction);
+    }
     record.tail = [0; 8];
     // SAFETY: as above.
     unsafe { scratch::copy_words(&raw mut record.other_flow, opposite) };
+}
+
+/// Who is running, and of a reader what it takes to tell which goroutines are younger than this
+/// call.
+#[inline(always)]
+fn note_goroutine(record: &mut SocketData, direction: Direction) -> Option<()> {
+    let program = process::go(record.unit.process_id)?;
+    let goroutine = Goroutine::at(program, task::goroutine_register()?)?;
+    record.task = goroutine.id;
+    record.task_parent = goroutine.parent_id;
+    if matches!(direction, Direction::Inbound)
+        && let Some(ids) = goroutine.ids(program)
+    {
+        record.task_next = ids.next;
+        record.task_left = ids.left;
+        record.task_allotted = ids.allotted;
+    }
+    Some(())
 }
 
 /// Sequence number behind the call's last byte; 0 where there is none. Not an `Option`: the

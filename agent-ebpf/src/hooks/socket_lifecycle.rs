@@ -24,7 +24,7 @@ use crate::{
         socket_data::{announce, socket_sock},
     },
     maps::{ACCEPTED, CONNECTIONS, config},
-    process,
+    process::{self, TracedUnit},
     read::{
         sock::{Sock, Stream},
         task,
@@ -92,7 +92,7 @@ pub(crate) fn unix_released(sock: Sock) {
 /// Runs in the connecting thread.
 #[inline(always)]
 fn connecting(sock: Sock) {
-    if let Some(unit) = process::traced_unit()
+    if let Some(TracedUnit { unit, .. }) = process::traced_unit()
         && sock.stream() == Some(Stream::Tcp)
     {
         let identity = sock.identity();

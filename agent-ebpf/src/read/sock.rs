@@ -192,8 +192,9 @@ fn copy_unix_path(sock: *const u8, out: &mut [u8; UNIX_PATH_BYTES]) -> Option<u3
     let address: *const u8 = field(sock, KernelField::UnixAddress)?;
     let length: u32 = field(address, KernelField::UnixAddressLength)?;
     let name = embedded(address, KernelField::UnixAddressName)?;
-    let mut length = length.saturating_sub(FAMILY_BYTES);
-    // The verifier wants the bound of the copy next to it.
+    // The verifier wants the bound of the copy next to it, and before Linux 6.12 loses it when the
+    // compiler derives it from another value ("R2 min value is negative").
+    let mut length = core::hint::black_box(length.saturating_sub(FAMILY_BYTES));
     if length > UNIX_PATH_BYTES as u32 {
         length = UNIX_PATH_BYTES as u32;
     }

@@ -71,10 +71,7 @@ pub(crate) fn registers() -> Option<Registers> {
             code_segment: typed_field(base, KernelField::RegistersCodeSegment)?,
         });
     }
-    let stack: *const u8 = field(current(), KernelField::TaskStack)?;
-    let distance = config!(stack_bytes).checked_sub(config!(registers_bytes))?;
-    // SAFETY: only an address is computed; reading it is checked by the helper.
-    let base = unsafe { stack.add(distance as usize) };
+    let base = registers_probed()?;
     Some(Registers {
         system_call: field(base, KernelField::RegistersSystemCall)?,
         arguments: [
@@ -84,6 +81,42 @@ pub(crate) fn registers() -> Option<Registers> {
         ],
         code_segment: field(base, KernelField::RegistersCodeSegment)?,
     })
+}
+
+/// The current task's user registers, as they lie on its kernel stack. Not where the verifier knows
+/// what they are.
+#[inline(always)]
+fn registers_probed() -> Option<*const u8> {
+    let stack: *const u8 = field(current(), KernelField::TaskStack)?;
+    let distance = config!(stack_bytes).checked_sub(config!(registers_bytes))?;
+    // SAFETY: only an address is computed; reading it is checked by the helper.
+    Some(unsafe { stack.add(distance as usize) })
+}
+
+/// One of the current task's user registers.
+#[inline(always)]
+fn register(name: KernelField) -> Option<u64> {
+    if config!(has_task_registers_helper) == 1 {
+        // SAFETY: the task is the current one, as the helper requires.
+        let base = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
+        return typed_field(base, name);
+    }
+    field(registers_probed()?, name)
+}
+
+/// First argument of the current system call; `UNKNOWN_DESCRIPTOR` when it cannot be read.
+#[inline(always)]
+pub(crate) fn descriptor() -> u32 {
+    register(KernelField::RegistersArgument1)
+        .map_or(agent_common::payload::UNKNOWN_DESCRIPTOR, |first| {
+            first as u32
+        })
+}
+
+/// The register in which Go keeps the current goroutine (`r14`, its internal calling convention).
+#[inline(always)]
+pub(crate) fn goroutine_register() -> Option<u64> {
+    register(KernelField::RegistersGoroutine)
 }
 
 /// Whether the last thread of the task's process is ending.

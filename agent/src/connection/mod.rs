@@ -15,7 +15,7 @@ pub mod table;
 pub mod tracker;
 
 use crate::{
-    event::{Direction, Unit},
+    event::{Direction, Task, Unit},
     protocol::Progress,
 };
 
@@ -26,6 +26,8 @@ pub use tracker::Connection;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub unit: Unit,
+    pub task: Option<Task>,
+    pub descriptor: Option<u32>,
     pub direction: Direction,
     pub non_blocking: bool,
     pub polled: bool,

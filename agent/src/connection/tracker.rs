@@ -142,6 +142,11 @@ impl Connection {
         self.complete
     }
 
+    /// When it was opened; `None` when it is older than the agent or its opening was not seen.
+    pub fn opened_ns(&self) -> Option<u64> {
+        self.complete.then_some(self.first_ns)
+    }
+
     /// Which end we are, where it is known.
     pub fn kind(&self) -> Option<Kind> {
         match self.role {
@@ -186,6 +191,8 @@ impl Connection {
         let tcp_sequence = self.first_sequence(data);
         let origin = Origin {
             unit: data.unit,
+            task: data.task,
+            descriptor: data.descriptor,
             direction: data.direction,
             non_blocking: data.non_blocking,
             polled: data.polled,

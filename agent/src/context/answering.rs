@@ -252,6 +252,16 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
         self.threads.retain(|_, thread| !thread.is_idle());
     }
 
+    /// A thread ended: it answers nothing any more.
+    pub fn handle_thread_exit(&mut self, unit: Unit) {
+        if let Some(thread) = self.threads.remove(&unit) {
+            if let Some(exchange) = thread.answering {
+                self.answerers.remove(&exchange);
+            }
+            self.give_up(unit, thread.calls);
+        }
+    }
+
     /// The process ended, and its threads with it.
     pub fn handle_exit(&mut self, process: ProcessId) {
         if let Some(waiting) = self.processes.get_mut(&process) {

@@ -212,6 +212,11 @@ impl<E: Copy + PartialEq> Lineage<E> {
                 Use::Later => opener.or_else(|| self.current.get(&unit).copied()),
             };
         }
+        self.works_for(unit)
+    }
+
+    /// The request that a blocking thread works for.
+    pub fn works_for(&self, unit: Unit) -> Option<E> {
         let blocking = self
             .blocking
             .get(&unit)
@@ -249,6 +254,15 @@ impl<E: Copy + PartialEq> Lineage<E> {
         self.readers.clear();
         self.current.clear();
         self.openers.clear();
+    }
+
+    /// A thread ended.
+    pub fn handle_thread_exit(&mut self, unit: Unit) {
+        if let Some(blocking) = self.blocking.remove(&unit)
+            && self.readers.get(&blocking.connection) == Some(&unit)
+        {
+            self.readers.remove(&blocking.connection);
+        }
     }
 
     /// The process ended, and its threads with it.

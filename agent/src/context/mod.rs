@@ -4,15 +4,19 @@
 //! |---|---|
 //! | `header` | the parent's ids stood in the request's `traceparent` |
 //! | `local_wire` | both ends of one connection were seen on this host, at the same byte |
+//! | `goroutine` | who serves a request in a Go program, or was started meanwhile, made the call |
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //! | `thread` | a blocking server's thread made the call between request and answer |
+//! | `started` | the call was made by a thread or process that was started for the request and ended before it |
 //! | `answering` | the thread that made the call wrote the request's answer, and is no loop |
 //!
 //! A request whose parent is not proven has none.
 
 pub mod answering;
+pub mod goroutine;
 pub mod lineage;
 pub mod propagation;
+pub mod started;
 pub mod stitch;
 
 use opentelemetry::{SpanId, TraceId};
@@ -24,10 +28,12 @@ pub use stitch::Stitcher;
 pub enum Evidence {
     Header,
     LocalWire,
+    Goroutine,
     Loop,
     Thread,
-    #[default]
     Answering,
+    #[default]
+    Started,
 }
 
 impl Evidence {
@@ -36,22 +42,26 @@ impl Evidence {
         match self {
             Self::Header => "header",
             Self::LocalWire => "local_wire",
+            Self::Goroutine => "goroutine",
             Self::Loop => "loop",
             Self::Thread => "thread",
+            Self::Started => "started",
             Self::Answering => "answering",
         }
     }
 
     /// All names, strongest first.
-    pub const NAMES: &str = "header, local_wire, loop, thread, answering";
+    pub const NAMES: &str = "header, local_wire, goroutine, loop, thread, answering, started";
 
     /// All of them, strongest first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Header,
         Self::LocalWire,
+        Self::Goroutine,
         Self::Loop,
         Self::Thread,
         Self::Answering,
+        Self::Started,
     ];
 }
 

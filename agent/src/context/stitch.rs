@@ -78,6 +78,8 @@ struct Node<T> {
     wire: Option<WireKey>,
     /// Whose call this is will be known when a request is answered.
     is_undecided: bool,
+    /// The request that an undecided call may turn out to be for, which stays until then.
+    supposed: Option<NodeKey>,
     identity: Option<Identity>,
     /// The trace that the kernel side chose for the request. A client's has left with it.
     minted: Option<TraceId>,
@@ -182,6 +184,7 @@ impl<T> Stitcher<T> {
             caller,
             wire,
             is_undecided: false,
+            supposed: None,
             identity: None,
             minted: None,
             suggested: None,
@@ -288,10 +291,27 @@ impl<T> Stitcher<T> {
     }
 
     /// Whose call this is, will be told by [`Self::handle_caller`] or [`Self::handle_no_caller`].
-    pub fn handle_undecided(&mut self, call: NodeKey) {
-        if let Some(node) = self.nodes.get_mut(call) {
-            node.is_undecided = true;
+    /// A request that it may be for is kept until then.
+    pub fn handle_undecided(&mut self, call: NodeKey, supposed: Option<NodeKey>) {
+        let supposed = supposed.filter(|exchange| self.nodes.contains_key(*exchange));
+        let Some(node) = self.nodes.get_mut(call) else {
+            return;
+        };
+        node.is_undecided = true;
+        let before = std::mem::replace(&mut node.supposed, supposed);
+        if let Some(exchange) = supposed {
+            self.adopt(exchange);
         }
+        self.disown(before);
+    }
+
+    /// One node less refers to this one.
+    fn disown(&mut self, parent: Option<NodeKey>) {
+        let Some(key) = parent else { return };
+        if let Some(parent) = self.nodes.get_mut(key) {
+            parent.children -= 1;
+        }
+        self.let_go(key);
     }
 
     /// An undecided call was made for this exchange.
@@ -313,6 +333,8 @@ impl<T> Stitcher<T> {
     pub fn handle_no_caller(&mut self, call: NodeKey) {
         if let Some(node) = self.nodes.get_mut(call) {
             node.is_undecided = false;
+            let supposed = node.supposed.take();
+            self.disown(supposed);
         }
         for key in self.blocked.remove(&call).unwrap_or_default() {
             if self.is_held(key) {
@@ -355,8 +377,8 @@ impl<T> Stitcher<T> {
                         self.schedule(key);
                     }
                     Settled::After(call, _) => {
-                        self.release(key);
                         self.handle_no_caller(call);
+                        self.release(key);
                     }
                     Settled::At(_) => self.release(key),
                 }
@@ -518,6 +540,10 @@ impl<T> Stitcher<T> {
             self.held -= 1;
             self.ready.push_back((payload, identity));
         }
+        if node.is_undecided {
+            // What it is now, it stays.
+            self.handle_no_caller(key);
+        }
         self.let_go(key);
     }
 
@@ -533,11 +559,12 @@ impl<T> Stitcher<T> {
             if node.children > 0 || node.end_ns.is_none() || node.payload.is_some() || is_awaited {
                 return;
             }
-            let caller = node.caller;
+            let (caller, supposed) = (node.caller, node.supposed);
             if node.is_undecided {
                 self.blocked.remove(&key);
             }
             self.nodes.remove(key);
+            self.disown(supposed);
             let Some((caller, _)) = caller else { return };
             if let Some(parent) = self.nodes.get_mut(caller) {
                 parent.children -= 1;
@@ -584,6 +611,7 @@ impl<T> Stitcher<T> {
             Some((identity, evidence, _)) if evidence > self.weakest => (None, Some(identity)),
             strong => (strong, None),
         };
+        let passing = identity::passing(header.as_ref(), caller.as_ref());
         // A root takes the trace that already left with a request, if one did.
         let mut new_trace = || minted.or(suggested).unwrap_or_else(|| self.ids.trace_id());
         let mut identity = match (kind, minted) {
@@ -593,7 +621,10 @@ impl<T> Stitcher<T> {
             }
             (Kind::Client, _) => client_identity(span_id, header, caller, &mut new_trace),
         };
-        identity.links.extend(weak.map(identity::weak_link));
+        identity
+            .links
+            .extend(weak.as_ref().map(identity::weak_link));
+        identity.passing = passing;
         if let Some(node) = self.nodes.get_mut(key) {
             node.identity = Some(identity.clone());
         }

@@ -11,9 +11,11 @@ use crate::{
     context::{
         Evidence, Stitcher,
         answering::{Answering, Verdict},
+        goroutine::Goroutines,
         lineage::{Discipline, Lineage, Use},
         propagation,
         stitch::{self, Beginning, NodeKey, WireKey},
+        started::{Child, Starts},
     },
     event::{self, ConnectionId, Direction, Endpoints, ProcessId, Unit},
     protocol::{ExchangeNumber, Progress},
@@ -28,7 +30,7 @@ pub(super) struct Finished {
     pub(super) kind: Kind,
     pub(super) start_ns: u64,
     pub(super) end_ns: u64,
-    pub(super) details: Box<Details>,
+    pub(super) details: Details,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,8 @@ pub(super) struct Exchanges {
     answering: Answering<NodeKey>,
     /// Ids made for requests that are not known yet, by connection and position.
     minted: FxHashMap<ConnectionId, VecDeque<(u64, stitch::Minted)>>,
+    starts: Starts<NodeKey>,
+    pub(super) goroutines: Goroutines<NodeKey>,
 }
 
 /// Requests of one connection whose ids wait at most: pipelined ones.
@@ -85,12 +89,6 @@ impl Exchanges {
         found.map(|(_, minted)| minted)
     }
 
-    /// Nothing more comes of the connection.
-    pub(super) fn handle_connection_end(&mut self, connection: ConnectionId) {
-        self.minted.remove(&connection);
-        self.lineage.handle_connection_end(connection);
-    }
-
     pub(super) fn handle(
         &mut self,
         connection: &ConnectionFacts,
@@ -116,11 +114,18 @@ impl Exchanges {
                         } else {
                             Use::Later
                         };
-                        self.caller(connection.id, unit, discipline, usage, stitcher)
+                        match origin {
+                            Some(origin) if origin.task.is_some() => {
+                                self.goroutine_caller(connection, &origin, stitcher)
+                            }
+                            _ => self.caller(connection.id, unit, discipline, usage, stitcher),
+                        }
                     }
                     Kind::Server => None,
                 };
                 let kind = connection.kind;
+                // Any thread runs any goroutine: threads say nothing then.
+                let is_goroutine = origin.is_some_and(|origin| origin.task.is_some());
                 let beginning = Beginning {
                     kind,
                     start_ns: time_ns,
@@ -139,9 +144,10 @@ impl Exchanges {
                 );
                 match kind {
                     Kind::Server => {
+                        self.note_worker(unit, stitcher);
                         self.lineage
                             .handle_request(unit, connection.id, node, discipline);
-                        if discipline != Discipline::Loop {
+                        if discipline != Discipline::Loop && !is_goroutine {
                             self.answering
                                 .handle_request(unit, connection.id, node, time_ns);
                         }
@@ -150,8 +156,12 @@ impl Exchanges {
                         self.latest.insert(connection.id, node);
                     }
                     Kind::Client => {
-                        if caller.is_none() && self.answering.handle_call(unit, node, time_ns) {
-                            stitcher.handle_undecided(node);
+                        if caller.is_none() && !is_goroutine {
+                            let supposed = self.starts.handle_call(unit, node, time_ns);
+                            if supposed.is_some() || self.answering.handle_call(unit, node, time_ns)
+                            {
+                                stitcher.handle_undecided(node, supposed);
+                            }
                         }
                     }
                 }
@@ -162,6 +172,7 @@ impl Exchanges {
                 {
                     stitcher.handle_minted(open.node, minted);
                 }
+                self.note_server_goroutine(connection, exchange, origin);
                 if let Some(open) = self.open.get(&(connection.id, exchange))
                     && let Some(context) = propagation::extract(&headers)
                 {
@@ -169,10 +180,11 @@ impl Exchanges {
                 }
             }
             Progress::ResponseStarted { exchange, .. } => {
-                if let Some(open) = self.open.get(&(connection.id, exchange)) {
+                if let Some(open) = self.open.get(&(connection.id, exchange)).copied() {
                     stitcher.handle_answered(open.node);
                     if let (Kind::Server, Some(origin)) = (connection.kind, sender(origin)) {
                         let is_polled = origin.non_blocking && origin.polled;
+                        self.note_worker(origin.unit, stitcher);
                         self.answering
                             .handle_answer(origin.unit, open.node, is_polled);
                     }
@@ -192,7 +204,9 @@ impl Exchanges {
                 if connection.kind == Kind::Server {
                     let last = sender(origin).map(|origin| origin.unit);
                     self.answering.handle_finished(open.node, last);
+                    self.starts.handle_finished(open.node, end_ns);
                 }
+                self.goroutines.handle_answered(connection.id, open.node);
                 if self.latest.get(&connection.id) == Some(&open.node) {
                     self.latest.remove(&connection.id);
                 }
@@ -213,7 +227,7 @@ impl Exchanges {
 
     /// Calls whose request is known now, or never will be.
     fn tell_verdicts(&mut self, stitcher: &mut Stitcher<Finished>) {
-        while let Some(verdict) = self.answering.poll() {
+        while let Some(verdict) = self.answering.poll().or_else(|| self.starts.poll()) {
             match verdict {
                 Verdict::Made { call, exchange } => {
                     stitcher.handle_caller(call, exchange, Evidence::Answering);
@@ -228,13 +242,61 @@ impl Exchanges {
         self.latest.clear();
         self.lineage.handle_loss();
         self.answering.handle_loss();
+        self.starts.handle_loss();
+        self.goroutines.handle_loss();
         self.tell_verdicts(stitcher);
+    }
+
+    /// A thread started a process or another thread.
+    pub(super) fn handle_start(&mut self, starter: Unit, child: Unit) {
+        let exchange = self.lineage.works_for(starter);
+        let child = if starter.process == child.process {
+            Child::Thread(child)
+        } else {
+            Child::Process(child.process)
+        };
+        self.starts.handle_start(starter, child, exchange);
+    }
+
+    /// A thread serves a request of its own: calls it made before may belong to that.
+    fn note_worker(&mut self, unit: Unit, stitcher: &mut Stitcher<Finished>) {
+        for (start_ns, call) in self.starts.handle_worker(unit) {
+            if !self.answering.handle_call(unit, call, start_ns) {
+                stitcher.handle_no_caller(call);
+            }
+        }
+    }
+
+    /// Time passes.
+    pub(super) fn handle_tick(&mut self, now_ns: u64, stitcher: &mut Stitcher<Finished>) {
+        self.starts.handle_tick(now_ns);
+        self.tell_verdicts(stitcher);
+    }
+
+    /// A thread ended that was not the last one of its process.
+    pub(super) fn handle_thread_exit(&mut self, unit: Unit, stitcher: &mut Stitcher<Finished>) {
+        self.settle_started(Child::Thread(unit), stitcher);
+        self.lineage.handle_thread_exit(unit);
+        self.answering.handle_thread_exit(unit);
+        self.tell_verdicts(stitcher);
+    }
+
+    /// Calls of what has ended, before the request did that it was started for.
+    fn settle_started(&mut self, child: Child, stitcher: &mut Stitcher<Finished>) {
+        let Some((exchange, calls)) = self.starts.handle_end(child) else {
+            return;
+        };
+        for call in calls {
+            stitcher.handle_caller(call, exchange, Evidence::Started);
+        }
     }
 
     /// The process ended, and its threads with it.
     pub(super) fn handle_exit(&mut self, process: ProcessId, stitcher: &mut Stitcher<Finished>) {
+        self.settle_started(Child::Process(process), stitcher);
         self.lineage.handle_exit(|unit| unit.process == process);
         self.answering.handle_exit(process);
+        self.goroutines.handle_exit(process);
         self.tell_verdicts(stitcher);
     }
 
@@ -245,6 +307,55 @@ impl Exchanges {
             && self.lineage.is_empty()
             && self.answering.is_empty()
             && self.minted.is_empty()
+            && self.starts.is_empty()
+            && self.goroutines.is_empty()
+    }
+
+    /// The connection is over: nothing is read from it or answered any more.
+    pub(super) fn handle_connection_end(&mut self, connection: ConnectionId) {
+        self.minted.remove(&connection);
+        self.lineage.handle_connection_end(connection);
+        self.goroutines.handle_connection_end(connection);
+    }
+
+    /// Whoever completes a request's head serves it.
+    fn note_server_goroutine(
+        &mut self,
+        connection: &ConnectionFacts,
+        exchange: ExchangeNumber,
+        origin: Option<Origin>,
+    ) {
+        if let Some(origin) = origin.filter(|_| connection.kind == Kind::Server)
+            && let Some(task) = origin.task
+            && let Some(open) = self.open.get(&(connection.id, exchange))
+        {
+            self.goroutines.handle_request(
+                origin.unit.process,
+                task,
+                connection.id,
+                open.node,
+                origin.time_ns,
+            );
+        }
+    }
+
+    fn goroutine_caller(
+        &mut self,
+        connection: &ConnectionFacts,
+        origin: &Origin,
+        stitcher: &Stitcher<Finished>,
+    ) -> Option<(NodeKey, Evidence)> {
+        let process = origin.unit.process;
+        self.goroutines
+            .caller(
+                process,
+                origin.task?,
+                origin.descriptor,
+                connection.opened_ns,
+                origin.time_ns,
+            )
+            .filter(|caller| stitcher.is_open(*caller))
+            .map(|caller| (caller, Evidence::Goroutine))
     }
 
     /// The call an event loop waits for on a client connection.

@@ -25,7 +25,7 @@ use crate::{
     process::{Facts, Process, Runtime, table::ProcessTable},
     sample::Sampler,
     self_metrics::{Counter, Loss, SelfMetrics},
-    span::{Attribute, Kind, Span, attribute},
+    span::{Attribute, Kind, Resource, Span, Value, attribute},
 };
 
 /// Connections watched at one time; the kernel side watches as many.
@@ -172,16 +172,32 @@ impl Engine {
                 });
             }
             EventKind::Fork { parent, child } => {
+                self.exchanges.handle_start(parent, child);
+                if parent.process == child.process {
+                    return;
+                }
                 self.processes.handle_fork(parent.process, child.process);
                 if self.rejected.contains_key(&parent.process) {
                     self.commands.push_back(Command::Consider(child.process));
                 }
+            }
+            EventKind::ThreadExit { unit } => {
+                self.exchanges.handle_thread_exit(unit, &mut self.stitcher);
             }
             EventKind::Exit { process } => {
                 self.exchanges.handle_exit(process, &mut self.stitcher);
                 self.processes.handle_exit(process, now_ns);
             }
             EventKind::Minted(minted) => self.handle_minted(&minted),
+            EventKind::GoCall {
+                process,
+                task,
+                descriptor,
+            } => {
+                self.exchanges
+                    .goroutines
+                    .handle_call(process, task, descriptor, now_ns);
+            }
             EventKind::Listen {
                 process, traced, ..
             } => {
@@ -262,12 +278,19 @@ impl Engine {
         for id in self.connections.idle(now_ns) {
             self.end_connection(id, now_ns);
         }
+        self.exchanges.handle_tick(now_ns, &mut self.stitcher);
         self.stitcher.handle_tick(now_ns);
         self.finish_spans();
         self.rejected
             .retain(|_, at_ns| now_ns.saturating_sub(*at_ns) < REJECTED_NS);
         let forgotten = self.processes.handle_tick(now_ns);
         self.enricher.forget(&forgotten);
+        let evicted = self.processes.take_evicted();
+        if !evicted.is_empty() {
+            let count = evicted.len() as u64;
+            self.metrics.lose(Loss::ProcessTableFull, "", count);
+            self.enricher.forget(&evicted);
+        }
     }
 
     /// The observation ends: everything comes out as far as it is known.
@@ -300,6 +323,11 @@ impl Engine {
             .is_some_and(|known| known.is_replaced_by(data))
         {
             self.end_connection(id, now_ns);
+        }
+        if let Some(task) = data.task {
+            self.exchanges
+                .goroutines
+                .handle_seen(unit.process, task, data.task_ids, now_ns);
         }
         let before = self.connections.len();
         let connection =
@@ -442,25 +470,44 @@ impl Engine {
         if forced > 0 {
             self.metrics.lose(Loss::TraceHoldFull, "", forced);
         }
+        // Spans come in runs of one process: it is looked up once for each run.
+        let mut run: Option<(ProcessId, Arc<Resource>)> = None;
+        let (mut created, mut not_sampled) = (0, 0);
         while let Some((finished, identity)) = self.stitcher.poll() {
-            if self.rejected.contains_key(&finished.process) {
+            let process = finished.process;
+            if self.rejected.contains_key(&process) {
                 continue;
             }
-            self.metrics.add(Counter::SpansCreated, 1);
-            if self
+            created += 1;
+            let resource = match &run {
+                Some((last, resource)) if *last == process => Arc::clone(resource),
+                _ => {
+                    let resource = self.enricher.resource(process, &self.processes);
+                    run = Some((process, Arc::clone(&resource)));
+                    resource
+                }
+            };
+            if let Some(passing) = identity.passing {
+                let destination = destination(&finished.details.attributes);
+                self.metrics
+                    .pass(passing, resource.service_name(), &destination);
+            }
+            if !self
                 .sampler
                 .decide(identity.trace_id, identity.remote_flags)
             {
-                let span = self.span(finished, identity);
-                self.spans.push(span);
-            } else {
-                self.metrics.add(Counter::SpansNotSampled, 1);
+                not_sampled += 1;
+                continue;
             }
+            let span = self.span(finished, identity, resource);
+            self.spans.push(span);
         }
+        self.metrics.add(Counter::SpansCreated, created);
+        self.metrics.add(Counter::SpansNotSampled, not_sampled);
     }
 
-    fn span(&mut self, finished: Finished, identity: Identity) -> Span {
-        let mut details = *finished.details;
+    fn span(&self, finished: Finished, identity: Identity, resource: Arc<Resource>) -> Span {
+        let mut details = finished.details;
         if let Some(evidence) = identity.evidence {
             details
                 .attributes
@@ -479,7 +526,7 @@ impl Engine {
             status: details.status,
             attributes: details.attributes,
             links: identity.links,
-            resource: self.enricher.resource(finished.process, &self.processes),
+            resource,
         }
     }
 
@@ -499,6 +546,23 @@ impl Engine {
     }
 }
 
+/// Where a call went, as its span says it.
+fn destination(attributes: &[Attribute]) -> String {
+    let value = |key| {
+        attributes
+            .iter()
+            .find(|attribute| attribute.key == key)
+            .map(|attribute| &attribute.value)
+    };
+    let address = value(attribute::SERVER_ADDRESS)
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    match value(attribute::SERVER_PORT) {
+        Some(Value::Int(port)) => format!("{address}:{port}"),
+        _ => address.to_owned(),
+    }
+}
+
 /// What of a connection matters to its exchanges.
 #[derive(Clone, Copy, Debug)]
 struct ConnectionFacts {
@@ -508,6 +572,7 @@ struct ConnectionFacts {
     endpoints: crate::event::Endpoints,
     /// It was seen from its first byte on.
     complete: bool,
+    opened_ns: Option<u64>,
 }
 
 impl ConnectionFacts {
@@ -519,6 +584,7 @@ impl ConnectionFacts {
             kind: connection.kind().unwrap_or(Kind::Server),
             endpoints: connection.endpoints,
             complete: connection.is_complete(),
+            opened_ns: connection.opened_ns(),
         }
     }
 }

@@ -88,6 +88,13 @@ pub fn replay(recording: &[u8], seed: u64) -> Result<Vec<Span>, RecordingError> 
 
 /// As [`replay`], of entries that may have been changed on the way.
 pub fn replay_entries(entries: &[Entry], seed: u64) -> Vec<Span> {
+    let mut all = Vec::new();
+    replay_in_steps(entries, seed, |spans| all.extend(spans));
+    all
+}
+
+/// As [`replay_entries`], handing on after each entry what came of it, as the running agent does.
+pub fn replay_in_steps(entries: &[Entry], seed: u64, mut take: impl FnMut(Vec<Span>)) {
     let boot_seconds = entries.iter().find_map(|entry| match entry {
         Entry::Start { boot_seconds } => Some(*boot_seconds),
         _ => None,
@@ -100,8 +107,8 @@ pub fn replay_entries(entries: &[Entry], seed: u64) -> Vec<Span> {
     let mut engine = Engine::new(config, Arc::new(SelfMetrics::default()));
     for entry in entries {
         feed(&mut engine, entry);
+        take(engine.take_spans());
     }
-    engine.take_spans()
 }
 
 fn feed(engine: &mut Engine, entry: &Entry) {
@@ -300,6 +307,7 @@ fn process_value(process: &Process) -> Value {
         "container_id": facts.container_id,
         "command": facts.command,
         "creation_time": facts.creation_time,
+        "go_version": facts.go_version,
     })
 }
 
@@ -332,6 +340,7 @@ fn process_of(value: &Value) -> Process {
             container_id: text("container_id"),
             command: text("command").unwrap_or_default(),
             creation_time: text("creation_time"),
+            go_version: text("go_version"),
         },
     }
 }
@@ -356,6 +365,7 @@ mod tests {
                 container_id: Some("c0".to_owned()),
                 command: "python3".to_owned(),
                 creation_time: None,
+                go_version: Some("go1.22.1".to_owned()),
             },
         };
         let mut state = ConnectionState::new_zeroed();

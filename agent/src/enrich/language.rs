@@ -40,6 +40,9 @@ const LANGUAGES: [(&str, &str); 26] = [
 ];
 
 pub fn of(facts: &Facts) -> &'static str {
+    if facts.go_version.is_some() {
+        return "go";
+    }
     let name = facts.executable_name().map_or("", without_version);
     LANGUAGES
         .iter()

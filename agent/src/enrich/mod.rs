@@ -84,8 +84,11 @@ impl Enricher {
             );
         }
         let resource = Arc::new(resource);
-        self.by_process
-            .insert(process, (revision, Arc::clone(&resource)));
+        // Of a process that the table forgot nobody would say when to forget it here.
+        if revision != 0 {
+            self.by_process
+                .insert(process, (revision, Arc::clone(&resource)));
+        }
         resource
     }
 
@@ -316,6 +319,16 @@ mod tests {
         });
         assert_eq!(enricher.resource(ID, &table).service_name(), "shop");
         enricher.forget(&[ID]);
+        assert!(enricher.by_process.is_empty());
+    }
+
+    /// Scenario: a span comes after its process was forgotten. Guarantee: it has a resource, and
+    /// nothing is kept of it.
+    #[test]
+    fn unknown_processes_are_not_remembered() {
+        let mut enricher = Enricher::new(host());
+        let resource = enricher.resource(ID, &ProcessTable::new(8, 0));
+        assert_eq!(resource.service_name(), "unknown_service");
         assert!(enricher.by_process.is_empty());
     }
 }

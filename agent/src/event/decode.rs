@@ -8,14 +8,16 @@ use agent_common::{
         FAMILY_UNIX, Role, SocketAddresses,
     },
     injection::ContextMinted,
-    payload::{SocketData, flags},
-    process::{ExecutionUnit, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
+    payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
+    process::{ExecutionUnit, GoCall, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
     record::{RecordHeader, RecordKind},
 };
 use thiserror::Error;
 use zerocopy::FromBytes;
 
-use super::{ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, ProcessId, Unit};
+use super::{
+    ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, ProcessId, Task, TaskIds, Unit,
+};
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
@@ -63,6 +65,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
                 process: unit(&record.unit).process,
             }
         }
+        RecordKind::ThreadExit => {
+            let (record, _) = read::<ProcessExit>(bytes)?;
+            EventKind::ThreadExit {
+                unit: unit(&record.unit),
+            }
+        }
         RecordKind::ProcessListen => {
             let (record, _) = read::<ProcessListen>(bytes)?;
             EventKind::Listen {
@@ -72,6 +80,17 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
             }
         }
         RecordKind::ContextMinted => minted(bytes)?,
+        RecordKind::GoCall => {
+            let (record, _) = read::<GoCall>(bytes)?;
+            EventKind::GoCall {
+                process: unit(&record.unit).process,
+                task: Task {
+                    id: record.task,
+                    parent: record.task_parent,
+                },
+                descriptor: record.descriptor,
+            }
+        }
     };
     Ok(Event {
         timestamp_ns: header.timestamp_ns,
@@ -88,6 +107,16 @@ fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
     let is_set = |flag: u16| record.flags & flag != 0;
     Ok(EventKind::Data(Data {
         unit: unit(&record.unit),
+        task: (record.task != 0).then_some(Task {
+            id: record.task,
+            parent: record.task_parent,
+        }),
+        task_ids: (record.task_next != 0).then_some(TaskIds {
+            next: record.task_next,
+            left: record.task_left,
+            allotted: record.task_allotted,
+        }),
+        descriptor: (record.descriptor != UNKNOWN_DESCRIPTOR).then_some(record.descriptor),
         connection: ConnectionId(record.connection),
         endpoints: endpoints(&record.addresses)?,
         role: Role::from(record.role),

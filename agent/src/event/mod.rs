@@ -44,6 +44,24 @@ pub struct Unit {
     pub thread_id: u32,
 }
 
+/// What a program's own runtime schedules on its threads: a goroutine. Ids are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Task {
+    pub id: u64,
+    /// The one that started it; 0 unknown.
+    pub parent: u64,
+}
+
+/// Ids that may be given to new goroutines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskIds {
+    /// The processor gives `left` ids from here on, and no other processor gives them.
+    pub next: u64,
+    pub left: u32,
+    /// No processor has ids above this yet; 0 unknown.
+    pub allotted: u64,
+}
+
 /// Identity of a connection while it exists: socket cookie or socket address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
@@ -85,6 +103,7 @@ pub enum EventKind<'a> {
         outbound: DirectionState,
     },
     Exec(Exec<'a>),
+    /// A thread started a process, or a thread of its own process.
     Fork {
         parent: Unit,
         child: Unit,
@@ -92,12 +111,22 @@ pub enum EventKind<'a> {
     Exit {
         process: ProcessId,
     },
+    /// A thread ended that was not the last one of its process.
+    ThreadExit {
+        unit: Unit,
+    },
     Listen {
         process: ProcessId,
         port: u16,
         traced: bool,
     },
     Minted(Minted),
+    /// A goroutine is about to use a connection for a request of Go's HTTP client.
+    GoCall {
+        process: ProcessId,
+        task: Task,
+        descriptor: u32,
+    },
 }
 
 /// Ids that the kernel side made for a request.
@@ -119,6 +148,12 @@ pub struct Minted {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Data<'a> {
     pub unit: Unit,
+    /// Where the program has tasks of its own, and they can be told.
+    pub task: Option<Task>,
+    /// Of the task that received.
+    pub task_ids: Option<TaskIds>,
+    /// The socket's file descriptor.
+    pub descriptor: Option<u32>,
     pub connection: ConnectionId,
     pub endpoints: Endpoints,
     pub role: Role,

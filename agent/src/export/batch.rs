@@ -326,7 +326,7 @@ mod tests {
             .flat_map(|_| checkout().into_iter().chain([remote_span()]))
             .collect();
         for (index, span) in spans.iter_mut().enumerate() {
-            span.name = "n".repeat(index * 7 % 300);
+            span.name = "n".repeat(index * 7 % 300).into();
         }
         // One resource is as long as many spans.
         let model = spans[0].clone();
@@ -353,7 +353,7 @@ mod tests {
                     },
                 );
                 taken += batch.len();
-                let encoded = request::build(batch).encoded_len();
+                let encoded = request::build(&batch).encoded_len();
                 assert!(encoded <= bytes, "{encoded} of {bytes}");
             }
             assert_eq!(taken, total);
@@ -404,7 +404,7 @@ mod tests {
         for spans in [vec![span], checkout(), spans_of("cart", 500)] {
             let bound: usize = spans.iter().map(encoded_len_bound).sum();
             let bound = bound + 5 * resource_len_bound(&spans[0].resource);
-            let encoded = request::build(spans).encoded_len();
+            let encoded = request::build(&spans).encoded_len();
             assert!(encoded <= bound && bound < 8 * encoded, "{encoded} {bound}");
         }
     }

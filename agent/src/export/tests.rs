@@ -33,7 +33,7 @@ pub(crate) fn remote_span() -> Span {
         start_ns: NOON_NS + 1,
         end_ns: NOON_NS + 12 * MS + 500_001,
         kind: SpanKind::Server,
-        name: "GET /cart/{id}".to_owned(),
+        name: "GET /cart/{id}".into(),
         status: Status::Error("quote \" and \n line".to_owned()),
         attributes: vec![
             Attribute::new(attribute::HTTP_REQUEST_METHOD, "GET"),
@@ -42,7 +42,7 @@ pub(crate) fn remote_span() -> Span {
             Attribute::new("x.bool", true),
             Attribute {
                 key: "x.array".into(),
-                value: crate::span::Value::StringArray(vec!["a".to_owned(), "b".to_owned()]),
+                value: crate::span::Value::StringArray(["a".to_owned(), "b".to_owned()].into()),
             },
         ],
         links: vec![Link {
@@ -84,7 +84,7 @@ pub(crate) fn http_span(resource: &Arc<Resource>, http: Http) -> Span {
         start_ns: NOON_NS + http.from_ms * MS,
         end_ns: NOON_NS + http.to_ms * MS,
         kind: http.kind,
-        name: "GET".to_owned(),
+        name: "GET".into(),
         status: if is_error {
             Status::Error(String::new())
         } else {

@@ -30,10 +30,12 @@ pub enum Feature {
     ConnectionError,
     /// Putting headers into outgoing requests.
     HeaderInjection,
+    /// Goroutines of Go programs.
+    Goroutines,
 }
 
 impl Feature {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SocketCapture,
         Self::UnixSockets,
         Self::LocalWire,
@@ -45,6 +47,7 @@ impl Feature {
         Self::NetworkNamespace,
         Self::ConnectionError,
         Self::HeaderInjection,
+        Self::Goroutines,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -60,6 +63,7 @@ impl Feature {
             Self::NetworkNamespace => "network namespaces",
             Self::ConnectionError => "the reason of broken connections",
             Self::HeaderInjection => "header injection",
+            Self::Goroutines => "goroutines of Go programs",
         }
     }
 }
@@ -90,6 +94,7 @@ pub const fn needed_by(field: KernelField) -> Feature {
         F::SockNet | F::NetInode => Feature::NetworkNamespace,
         F::SockSocket | F::SocketFile | F::FileFlags | F::FileEpoll => Feature::ThreadEvidence,
         F::SockError => Feature::ConnectionError,
+        F::RegistersGoroutine => Feature::Goroutines,
         F::SockBacklogLimit => Feature::OldConnectionRole,
         F::SockUserData | F::SockWriteQueued | F::SockSendBuffer => Feature::HeaderInjection,
         F::TcpWriteSequence | F::TcpCopiedSequence => Feature::LocalWire,

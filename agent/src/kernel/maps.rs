@@ -1,6 +1,10 @@
 //! EDGE: maps that user space reads or writes.
 
-use agent_common::{connection::ConnectionState, drop_reason::DropReason, process::PROVISIONAL};
+use agent_common::{
+    connection::ConnectionState,
+    drop_reason::DropReason,
+    process::{GO, PROVISIONAL},
+};
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
@@ -49,6 +53,21 @@ impl Processes {
     pub fn trace(&mut self, process: ProcessId) -> Result<()> {
         self.map
             .insert(process.pid, 0, 0)
+            .with_context(|| format!("the kernel's process table refused pid {}", process.pid))
+    }
+
+    /// The process is made by Go, and the kernel side was told how to read it; or it is not, any
+    /// more. One that is not traced, because it ended, stays so.
+    pub fn mark_go(&mut self, process: ProcessId, is_go: bool) -> Result<()> {
+        let Ok(before) = self.map.get(&process.pid, 0) else {
+            return Ok(());
+        };
+        let after = if is_go { before | GO } else { before & !GO };
+        if before == after {
+            return Ok(());
+        }
+        self.map
+            .insert(process.pid, after, 0)
             .with_context(|| format!("the kernel's process table refused pid {}", process.pid))
     }
 

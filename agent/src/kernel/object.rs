@@ -4,13 +4,16 @@
     reason = "edge: reads the kernel's type information"
 )]
 
-use std::io;
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
 
 use agent_common::{
     kernel_config::{KernelConfig, KernelField, PortRange},
     limits,
 };
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, Endianness, include_bytes_aligned};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tracing::{debug, info, warn};
@@ -20,6 +23,7 @@ use super::{
     btf::KernelTypes,
     features::Helpers,
     injection::{Injection, Outcomes},
+    go::GoHooks,
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
@@ -43,6 +47,8 @@ pub struct Settings {
     /// [`limits::PORT_RANGES`]; more are matched in user space only.
     pub ports: Vec<(u16, u16)>,
     pub agent_process_id: u32,
+    /// Bytes of the ring buffer, a power of two of pages; `None`: [`limits::RING_BYTES`].
+    pub ring_bytes: Option<u32>,
 }
 
 #[derive(Debug, Error)]
@@ -81,6 +87,7 @@ pub struct Kernel {
     pub ring: Ring,
     pub connections: Connections,
     pub processes: Processes,
+    pub go: GoHooks,
     pub drops: Drops,
     /// `None` when it was not asked for.
     pub injection: Option<Injection>,
@@ -91,7 +98,7 @@ pub struct Kernel {
 
 /// Keeps the programs attached.
 pub struct Guard {
-    _ebpf: Ebpf,
+    _ebpf: Arc<Mutex<Ebpf>>,
 }
 
 /// Loads and attaches.
@@ -100,8 +107,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
         return Err(LoadError::NoObject);
     }
     raise_memlock();
-    let types = kernel_types()?;
-    let btf = Btf::from_sys_fs().map_err(|error| LoadError::BadBtf(error.to_string()))?;
+    let (types, btf) = kernel_types()?;
     let mut config = KernelConfig::DEFAULT;
     let missing_features = missing_features(&resolve(&types, &mut config))?;
     select(settings, &mut config);
@@ -117,7 +123,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
             // The helper wants a socket whose type the verifier knows.
             config.has_socket_cookie = 0;
         }
-        match try_path(&config, &btf, &types, path) {
+        match try_path(settings, &config, &btf, &types, path) {
             Ok((mut ebpf, mut unattached)) => {
                 unattached.extend(attach_always(&mut ebpf, &btf));
                 let report = Report {
@@ -152,6 +158,7 @@ enum PathError {
 }
 
 fn try_path(
+    settings: &Settings,
     config: &KernelConfig,
     btf: &Btf,
     types: &KernelTypes,
@@ -161,7 +168,8 @@ fn try_path(
     loader
         .btf(Some(btf))
         .override_global("CONFIG", config, true)
-        .map_max_entries("SCRATCH", path.scratch_slots());
+        .map_max_entries("SCRATCH", path.scratch_slots())
+        .map_max_entries("RECORDS", settings.ring_bytes.unwrap_or(limits::RING_BYTES));
     let mut ebpf = if config.inject == 1 {
         loader.load(OBJECT)
     } else {
@@ -241,21 +249,34 @@ fn finish(
     injection: Option<Injection>,
 ) -> Result<Kernel, LoadError> {
     let object = |error: anyhow::Error| LoadError::Object(format!("{error:#}"));
+    let ring = Ring::take(&mut ebpf).map_err(object)?;
+    let connections = Connections::take(&mut ebpf).map_err(object)?;
+    let processes = Processes::take(&mut ebpf).map_err(object)?;
+    let drops = Drops::take(&mut ebpf).map_err(object)?;
+    let outcomes = Outcomes::take(&mut ebpf).map_err(object)?;
+    let ebpf = Arc::new(Mutex::new(ebpf));
     Ok(Kernel {
-        ring: Ring::take(&mut ebpf).map_err(object)?,
-        connections: Connections::take(&mut ebpf).map_err(object)?,
-        processes: Processes::take(&mut ebpf).map_err(object)?,
-        drops: Drops::take(&mut ebpf).map_err(object)?,
+        ring,
+        connections,
+        processes,
+        go: GoHooks::take(&ebpf).map_err(object)?,
+        drops,
         injection,
-        outcomes: Outcomes::take(&mut ebpf).map_err(object)?,
+        outcomes,
         report,
         guard: Guard { _ebpf: ebpf },
     })
 }
 
-fn kernel_types() -> Result<KernelTypes, LoadError> {
+/// Read once, for both: a block of this size that is freed before the others are made has malloc
+/// of glibc take them from its heap, where they stay for good: 12 MiB (mallopt(3),
+/// `M_MMAP_THRESHOLD`).
+fn kernel_types() -> Result<(KernelTypes, Btf), LoadError> {
     let raw = std::fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
-    KernelTypes::parse(raw).map_err(|error| LoadError::BadBtf(error.to_string()))
+    let btf = Btf::parse(&raw, Endianness::default())
+        .map_err(|error| LoadError::BadBtf(error.to_string()))?;
+    let types = KernelTypes::parse(raw).map_err(|error| LoadError::BadBtf(error.to_string()))?;
+    Ok((types, btf))
 }
 
 /// Features that are off; an error when capture itself is among them.

@@ -35,6 +35,17 @@ pub struct Batch {
     pub completeness: Completeness,
 }
 
+impl Batch {
+    /// Empty, for as many bytes as the last one had: it need not grow step by step.
+    #[must_use]
+    pub fn with_room(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            ..Self::default()
+        }
+    }
+}
+
 impl Ring {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {

@@ -18,6 +18,8 @@
 )]
 
 mod injecting;
+mod findings;
+mod programs;
 mod recording;
 mod targets;
 mod threads;
@@ -37,6 +39,7 @@ use tokio::{
 
 use self::{
     injecting::Injecting,
+    programs::Programs,
     recording::Recording,
     targets::Targets,
     threads::{Source, Threads},
@@ -61,6 +64,10 @@ const FLUSH: Duration = Duration::from_secs(5);
 
 /// A path, from the environment, at which the exit summary is also written as JSON.
 const SUMMARY_FILE: &str = "EBPF_AGENT_SUMMARY_FILE";
+
+/// Bytes of the ring buffer, from the environment: larger where bursts are lost (`ring_full`),
+/// smaller where every megabyte counts.
+const RING_BYTES: &str = "EBPF_AGENT_RING_BYTES";
 
 /// Traces until a signal or the end of COMMAND. Returns the exit code.
 pub fn run(config: Config) -> Result<u8, Failure> {
@@ -91,10 +98,15 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         Some(start_command(&config).await?)
     };
     let procfs = ProcFs::open()?;
-    let loaded = kernel::load(&kernel_settings(&config)).map_err(load_failure)?;
+    let loaded = kernel::load(&kernel_settings(&config, ring_bytes()?)).map_err(load_failure)?;
     let drops = Arc::new(loaded.drops);
     let outcomes = Arc::new(loaded.outcomes);
-    let targets = Targets::new(config.selection.clone(), procfs.clone(), loaded.processes);
+    let targets = Targets::new(
+        config.selection.clone(),
+        procfs.clone(),
+        loaded.processes,
+        Programs::new(loaded.go),
+    );
     let recording = Recording::from_environment(procfs.boot_seconds())?;
     let engine_config = engine::Config {
         host: system::host(),
@@ -215,7 +227,26 @@ async fn start_command(config: &Config) -> Result<Held, Failure> {
     Ok(Held::start(agent.as_os_str(), &config.command).await?)
 }
 
-fn kernel_settings(config: &Config) -> kernel::Settings {
+/// The kernel takes powers of two of pages only.
+fn ring_bytes() -> Result<Option<u32>, Failure> {
+    const PAGE: u32 = 4096;
+    const LARGEST: u32 = 1 << 30;
+    let Some(text) = std::env::var_os(RING_BYTES).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let text = text.to_string_lossy().into_owned();
+    let usable = |bytes: &u32| bytes.is_power_of_two() && (PAGE..=LARGEST).contains(bytes);
+    match text.parse().ok().filter(usable) {
+        Some(bytes) => Ok(Some(bytes)),
+        None => Err(Failure::UnknownValue {
+            origin: RING_BYTES.to_owned(),
+            text,
+            expected: "the powers of two from 4096 to 1073741824",
+        }),
+    }
+}
+
+fn kernel_settings(config: &Config, ring_bytes: Option<u32>) -> kernel::Settings {
     let selection = &config.selection;
     kernel::Settings {
         capture: match config.capture {
@@ -233,6 +264,7 @@ fn kernel_settings(config: &Config) -> kernel::Settings {
             .map(|range| (range.first, range.last))
             .collect(),
         agent_process_id: std::process::id(),
+        ring_bytes,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::programs::Programs;
 use crate::{
     event::ProcessId,
     kernel::maps::Processes,
@@ -12,14 +13,21 @@ pub(super) struct Targets {
     selection: Selection,
     procfs: ProcFs,
     traced: Processes,
+    programs: Programs,
 }
 
 impl Targets {
-    pub(super) const fn new(selection: Selection, procfs: ProcFs, traced: Processes) -> Self {
+    pub(super) const fn new(
+        selection: Selection,
+        procfs: ProcFs,
+        traced: Processes,
+        programs: Programs,
+    ) -> Self {
         Self {
             selection,
             procfs,
             traced,
+            programs,
         }
     }
 
@@ -28,21 +36,23 @@ impl Targets {
     pub(super) fn select_running(&mut self, command: Option<u32>) -> anyhow::Result<Vec<Process>> {
         let mut chosen = Vec::new();
         if let Some(pid) = command {
-            let process = self.procfs.read(pid)?;
+            let mut process = self.procfs.read(pid)?;
             self.traced.trace(process.id)?;
+            self.inspect(&mut process);
             chosen.push(process);
         }
         for _ in 0..2 {
             let candidates = self.procfs.candidates()?;
             let reasons = self.selection.choose(&candidates, std::process::id());
             for candidate in candidates {
-                let process = candidate.process;
+                let mut process = candidate.process;
                 let Some(reason) = reasons.get(&process.id.pid) else {
                     continue;
                 };
                 if !chosen.iter().any(|known: &Process| known.id == process.id) {
                     tracing::debug!(pid = process.id.pid, ?reason, "traced");
                     self.traced.trace(process.id)?;
+                    self.inspect(&mut process);
                     chosen.push(process);
                 }
             }
@@ -56,7 +66,7 @@ impl Targets {
     pub(super) fn consider(&mut self, id: ProcessId, known: Option<&Facts>) -> Option<Process> {
         let read = self.read(id);
         let has_ended = read.is_none();
-        let process = read.or_else(|| {
+        let mut process = read.or_else(|| {
             known.map(|facts| Process {
                 id,
                 facts: facts.clone(),
@@ -79,12 +89,44 @@ impl Targets {
             tracing::warn!(pid = id.pid, %error, "process not traced");
             return None;
         }
+        if !has_ended {
+            self.inspect(&mut process);
+        }
         Some(process)
+    }
+
+    /// What is known of a traced process, its program included.
+    pub(super) fn learn(&mut self, id: ProcessId) -> Option<Process> {
+        let mut process = self.read(id)?;
+        if self.selection.all || self.traced.is_selected(id.pid) {
+            self.inspect(&mut process);
+        }
+        Some(process)
+    }
+
+    /// Looks at what a traced process runs.
+    fn inspect(&mut self, process: &mut Process) {
+        let id = process.id;
+        let is_go = self.programs.inspect(process);
+        let marked = if is_go && self.selection.all && !self.traced.is_selected(id.pid) {
+            // The kernel side would trace it on its first socket call.
+            self.traced.trace(id)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = marked.and_then(|()| self.traced.mark_go(id, is_go)) {
+            tracing::warn!(pid = id.pid, %error, "goroutines not followed");
+        }
+    }
+
+    /// Lets go of what belongs to programs that ended.
+    pub(super) fn sweep(&mut self) {
+        self.programs.sweep();
     }
 
     /// What `/proc` says now; `None` when the process is gone, or is another one by now. One that
     /// has ended and waits for its parent has neither executable nor arguments any more.
-    pub(super) fn read(&self, id: ProcessId) -> Option<Process> {
+    fn read(&self, id: ProcessId) -> Option<Process> {
         self.procfs
             .read(id.pid)
             .ok()

@@ -16,7 +16,9 @@ use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use super::{injecting::Injecting, recording::Recording, targets::Targets};
+use super::{
+    findings::Findings, injecting::Injecting, recording::Recording, targets::Targets,
+};
 use crate::{
     engine::{Command, Engine, replay::Entry},
     event::{ConnectionId, ProcessId, clock::WallClock, decode},
@@ -47,6 +49,9 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// The wall clock is compared with the kernel's this often.
 const CLOCK_NS: u64 = 1_000_000_000;
+
+/// How often it is said who does not pass trace contexts on, and once at the end.
+const FINDINGS_NS: u64 = 60_000_000_000;
 
 enum Message {
     Records(Batch),
@@ -87,6 +92,7 @@ impl Threads {
             let metrics = Arc::clone(&metrics);
             Shell {
                 engine,
+                findings: Findings::default(),
                 connections,
                 injecting,
                 targets,
@@ -160,7 +166,8 @@ fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics
             batch.completeness = Completeness::Holed;
         }
         let (records, bytes) = (batch.records, batch.bytes.len() as u64);
-        let message = Message::Records(std::mem::take(&mut batch));
+        let next = Batch::with_room(batch.bytes.len());
+        let message = Message::Records(std::mem::replace(&mut batch, next));
         let sent = if is_last && !has_more {
             sender
                 .send(message)
@@ -194,6 +201,7 @@ fn read(source: Source, stop: &AtomicBool, sender: &SyncSender<Message>, metrics
 /// The engine with what it needs from outside.
 struct Shell {
     engine: Engine,
+    findings: Findings,
     connections: Connections,
     injecting: Injecting,
     targets: Targets,
@@ -207,6 +215,7 @@ struct Shell {
 impl Shell {
     fn run(mut self, reader_to_engine: &Receiver<Message>) {
         let mut clock_due_ns = 0;
+        let mut findings_due_ns = boottime_ns() + FINDINGS_NS;
         loop {
             let message = reader_to_engine.recv_timeout(TICK);
             let now_ns = boottime_ns();
@@ -219,6 +228,11 @@ impl Shell {
                 self.engine
                     .handle_clock(WallClock::sampled(boottime_ns, unix_ns));
                 clock_due_ns = now_ns + CLOCK_NS;
+                self.targets.sweep();
+            }
+            if now_ns >= findings_due_ns {
+                self.tell_findings();
+                findings_due_ns = now_ns + FINDINGS_NS;
             }
             match message {
                 Ok(Message::Records(batch)) => self.handle_batch(&batch),
@@ -243,6 +257,13 @@ impl Shell {
         self.recording.flush();
         self.engine.handle_shutdown(now_ns);
         self.hand_out();
+        self.tell_findings();
+    }
+
+    fn tell_findings(&mut self) {
+        for line in self.findings.lines(self.metrics.passed()) {
+            tracing::warn!("{line}");
+        }
     }
 
     fn handle_batch(&mut self, batch: &Batch) {
@@ -298,7 +319,7 @@ impl Shell {
             match command {
                 Command::ReadConnection(id) => self.answer_connection(id),
                 Command::ReadProcess(id) => {
-                    if let Some(process) = self.targets.read(id) {
+                    if let Some(process) = self.targets.learn(id) {
                         self.handle_process(process);
                     }
                 }

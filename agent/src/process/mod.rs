@@ -4,6 +4,7 @@
 //! decides, and [`table`] remembers. [`injectable`] says whose requests may get headers.
 
 pub mod injectable;
+pub mod binary;
 pub mod select;
 pub mod table;
 pub mod text;
@@ -29,6 +30,9 @@ pub struct Facts {
     pub command: String,
     /// Seconds since the Unix epoch with fraction, as RFC 3339.
     pub creation_time: Option<String>,
+    /// Version of the Go that made the program; `None` when it was another language, or is not
+    /// known yet.
+    pub go_version: Option<String>,
 }
 
 /// A process and what is known of it.
@@ -44,6 +48,8 @@ pub enum Runtime {
     /// nginx and what is built from it: a loop with neither a queue for its upstream pool nor
     /// calls of its own.
     Nginx,
+    /// Made by Go: what it does is done by goroutines, on any thread.
+    Go,
     #[default]
     Other,
 }
@@ -53,6 +59,7 @@ impl Facts {
         // By file name alone, because argv[0] and comm are free for the program to change.
         match self.executable_name() {
             Some("nginx" | "nginx-debug" | "openresty") => Runtime::Nginx,
+            _ if self.go_version.is_some() => Runtime::Go,
             _ => Runtime::Other,
         }
     }

@@ -44,6 +44,8 @@ pub struct ProcessTable {
     ended: VecDeque<(u64, ProcessId)>,
     /// Processes to be read from `/proc`.
     to_read: VecDeque<ProcessId>,
+    /// Forgotten before their time, since this was last asked.
+    evicted: Vec<ProcessId>,
     capacity: usize,
     boot_seconds: u64,
     next_revision: u64,
@@ -58,6 +60,7 @@ impl ProcessTable {
             by_pid: FxHashMap::default(),
             ended: VecDeque::new(),
             to_read: VecDeque::new(),
+            evicted: Vec::new(),
             capacity: capacity.max(1),
             boot_seconds,
             next_revision: 1,
@@ -88,6 +91,7 @@ impl ProcessTable {
             // An exec leaves the process in its cgroup, and its start as it was.
             container_id: before.and_then(|facts| facts.container_id.clone()),
             creation_time: self.creation_time(exec.process),
+            go_version: None,
         };
         let entry = Entry {
             facts,
@@ -174,6 +178,11 @@ impl ProcessTable {
         forgotten
     }
 
+    /// Processes that were forgotten to make room, for caches that follow; each is a loss.
+    pub fn take_evicted(&mut self) -> Vec<ProcessId> {
+        std::mem::take(&mut self.evicted)
+    }
+
     /// The next process whose `/proc` files are wanted, and so for ever until `None`.
     pub fn poll_unread(&mut self) -> Option<ProcessId> {
         while let Some(id) = self.to_read.pop_front() {
@@ -228,6 +237,7 @@ impl ProcessTable {
             let oldest = self.ended.pop_front().map(|(_, id)| id);
             if let Some(victim) = oldest.or_else(|| self.entries.keys().next().copied()) {
                 self.forget(victim);
+                self.evicted.push(victim);
             }
         }
         entry.revision = self.next_revision;
@@ -412,7 +422,7 @@ mod tests {
         assert_eq!(service(&table, SHELL), Some("shell"));
     }
 
-    /// The table never grows beyond its capacity, and the ended go first.
+    /// The table never grows beyond its capacity, the ended go first, and each that goes is said.
     #[test]
     fn the_table_is_bounded() {
         let mut table = table();
@@ -430,5 +440,9 @@ mod tests {
             assert!(table.len() <= 4);
         }
         assert_eq!(table.facts(SHELL), None);
+        let evicted = table.take_evicted();
+        assert_eq!(evicted.first(), Some(&SHELL));
+        assert_eq!(evicted.len(), 1 + 10 - table.len());
+        assert_eq!(table.take_evicted(), []);
     }
 }

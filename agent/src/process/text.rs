@@ -187,11 +187,38 @@ const fn civil_date(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
+/// Where a file's beginning is mapped, from `/proc/PID/maps`: `start-end modes offset device inode
+/// path`, in hexadecimal.
+pub fn mapped_at(maps: &str, path: &str) -> Option<u64> {
+    maps.lines().find_map(|line| {
+        let (start, rest) = line.split_once('-')?;
+        let mut words = rest.split_ascii_whitespace();
+        let (_end, _modes, offset) = (words.next()?, words.next()?, words.next()?);
+        let is_beginning = u64::from_str_radix(offset, 16) == Ok(0)
+            && line
+                .strip_suffix(path)
+                .is_some_and(|before| before.ends_with(' '));
+        is_beginning
+            .then(|| u64::from_str_radix(start, 16).ok())
+            .flatten()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Names with blanks and brackets do not shift the fields; kernel threads are told apart.
+    #[test]
+    fn mapped_file() {
+        let maps = "55d0c0a00000-55d0c0a01000 r--p 00001000 08:01 12    /srv/app\n\
+                    55d0c0b00000-55d0c0b01000 r--p 00000000 08:01 12    /srv/app\n\
+                    7f0000000000-7f0000001000 rw-p 00000000 00:00 0 \n";
+        assert_eq!(mapped_at(maps, "/srv/app"), Some(0x55d0_c0b0_0000));
+        assert_eq!(mapped_at(maps, "/srv/other"), None);
+        assert_eq!(mapped_at("garbage", "garbage"), None);
+    }
+
     #[test]
     fn stat_lines() {
         let line = "812 (a) b (c)) S 1 812 812 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 5 0 6543 1 2";

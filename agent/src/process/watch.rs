@@ -65,6 +65,7 @@ impl ProcFs {
             container_id: text::container_id(&cgroup),
             command: stat.command,
             creation_time: Some(text::creation_time(self.boot_seconds, stat.start_ticks)),
+            go_version: None,
         };
         Ok(Process {
             id: ProcessId {

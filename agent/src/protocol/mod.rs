@@ -103,7 +103,7 @@ pub enum Progress {
         exchange: ExchangeNumber,
         start_ns: u64,
         end_ns: u64,
-        details: Box<Details>,
+        details: Details,
     },
 }
 

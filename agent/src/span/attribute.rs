@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use compact_str::CompactString;
+
 /// A key and its value. Keys are constants except those that users configure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attribute {
@@ -18,14 +20,18 @@ impl Attribute {
     }
 }
 
+/// A span has a dozen: up to 24 bytes of text stand in the value itself, and constants stay where
+/// they are.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    String(Cow<'static, str>),
+    String(CompactString),
     Int(i64),
     Double(f64),
     Bool(bool),
-    StringArray(Vec<String>),
+    StringArray(Box<[String]>),
 }
+
+const _: () = assert!(size_of::<Value>() == 24);
 
 impl Value {
     pub fn as_str(&self) -> Option<&str> {
@@ -38,19 +44,25 @@ impl Value {
 
 impl From<String> for Value {
     fn from(value: String) -> Self {
-        Self::String(Cow::Owned(value))
+        Self::String(value.into())
     }
 }
 
 impl From<&'static str> for Value {
     fn from(value: &'static str) -> Self {
-        Self::String(Cow::Borrowed(value))
+        Self::String(CompactString::const_new(value))
     }
 }
 
-impl From<Cow<'static, str>> for Value {
-    fn from(value: Cow<'static, str>) -> Self {
+impl From<CompactString> for Value {
+    fn from(value: CompactString) -> Self {
         Self::String(value)
+    }
+}
+
+impl From<Cow<'_, str>> for Value {
+    fn from(value: Cow<'_, str>) -> Self {
+        Self::String(value.into())
     }
 }
 

@@ -5,7 +5,7 @@
 pub mod attribute;
 pub mod redact;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 pub use attribute::{Attribute, Value};
 pub use opentelemetry::{SpanId, TraceId};
@@ -28,7 +28,7 @@ pub struct Span {
     /// Nanoseconds since the Unix epoch.
     pub end_ns: u64,
     pub kind: Kind,
-    pub name: String,
+    pub name: Cow<'static, str>,
     pub status: Status,
     pub attributes: Vec<Attribute>,
     pub links: Vec<Link>,
@@ -87,7 +87,7 @@ impl Resource {
 /// What a protocol says about one exchange: a span less its identity and its place in a trace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Details {
-    pub name: String,
+    pub name: Cow<'static, str>,
     pub status: Status,
     pub attributes: Vec<Attribute>,
 }

@@ -1,4 +1,5 @@
-//! `workloads/server.py` and `workloads/server.js`: the same routes on two runtimes.
+//! `workloads/server.py` and `workloads/server.js`: the same routes on two runtimes. And
+//! `workloads/go`.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use super::{LogLine, read_log};
 use crate::{
+    go::{self, Build},
     process::{Process, crate_file},
     python,
     temp::TempDir,
@@ -21,6 +23,8 @@ pub enum Runtime {
     Python,
     /// One event loop.
     Node,
+    /// `workloads/go`: goroutines. It has routes and options of its own.
+    Go(Build),
 }
 
 /// A server that is not started yet.
@@ -44,6 +48,7 @@ pub struct Server {
 /// The command that runs the server script of this runtime.
 pub fn script_command(runtime: Runtime) -> Command {
     let (interpreter, script) = match runtime {
+        Runtime::Go(build) => return Command::new(go::server(build)),
         Runtime::Python => (python::interpreter(), "workloads/server.py"),
         Runtime::Node => (PathBuf::from("node"), "workloads/server.js"),
     };
@@ -56,7 +61,9 @@ impl ServerBuilder {
     pub fn new(runtime: Runtime) -> Self {
         let directory = TempDir::new("server");
         let mut command = script_command(runtime);
-        command.arg("--log").arg(directory.join("log"));
+        if !matches!(runtime, Runtime::Go(_)) {
+            command.arg("--log").arg(directory.join("log"));
+        }
         for name in ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"] {
             command.env_remove(name);
         }

@@ -30,7 +30,12 @@ struct Counts {
 
 impl Sink {
     pub(super) fn start() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+        Self::start_at(0)
+    }
+
+    /// With 0, at a free port.
+    pub(super) fn start_at(port: u16) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("no free port")?;
         let port = listener.local_addr()?.port();
         let counts = Arc::new(Counts::default());
         let shared = Arc::clone(&counts);

@@ -1,5 +1,8 @@
 //! The load: a number of clients, each with one kept-alive connection, ask for numbered cases.
 //!
+//! As over a network, some time passes between a connection and its first request, and some
+//! requests arrive in two pieces: servers that read such requests on a thread of their own do so.
+//!
 //! Each request is timed by the client's own monotonic clock, from before its first byte leaves to
 //! after the last byte of its answer was read. Connecting is not part of it.
 
@@ -14,6 +17,12 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::judge::Request;
+
+/// From a connection to its first byte, and between two pieces of a request: a short round trip.
+const ROUND_TRIP: Duration = Duration::from_millis(1);
+
+/// One of so many requests leaves in two pieces.
+const PIECES_EVERY: u32 = 8;
 
 /// For one answer: far above what a front on a busy machine takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,9 +55,14 @@ fn client(port: u16, count: u32, next: &AtomicU32) -> Result<Vec<Request>> {
             None => Connection::open(port)?,
         };
         let path = format!("/case/{case}");
+        let pieces = if case.is_multiple_of(PIECES_EVERY) {
+            Pieces::Two
+        } else {
+            Pieces::One
+        };
         let started = Instant::now();
         let answer = connection
-            .get(&path)
+            .get(&path, pieces)
             .with_context(|| format!("no answer to {path}"))?;
         let duration = started.elapsed();
         // The back answers with the path that it was asked for.
@@ -64,6 +78,12 @@ fn client(port: u16, count: u32, next: &AtomicU32) -> Result<Vec<Request>> {
         });
         open = (!answer.closes).then_some(connection);
     }
+}
+
+#[derive(Clone, Copy)]
+enum Pieces {
+    One,
+    Two,
 }
 
 struct Connection {
@@ -85,16 +105,25 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
+        thread::sleep(ROUND_TRIP);
         Ok(Self {
             port,
             reader: BufReader::new(stream),
         })
     }
 
-    fn get(&mut self, path: &str) -> Result<Answer> {
-        let port = self.port;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
-        self.reader.get_mut().write_all(request.as_bytes())?;
+    fn get(&mut self, path: &str, pieces: Pieces) -> Result<Answer> {
+        let line = format!("GET {path} HTTP/1.1\r\n");
+        let headers = format!("Host: 127.0.0.1:{}\r\n\r\n", self.port);
+        let stream = self.reader.get_mut();
+        match pieces {
+            Pieces::One => stream.write_all((line + &headers).as_bytes())?,
+            Pieces::Two => {
+                stream.write_all(line.as_bytes())?;
+                thread::sleep(ROUND_TRIP);
+                stream.write_all(headers.as_bytes())?;
+            }
+        }
         read_answer(&mut self.reader)
     }
 }

@@ -167,7 +167,7 @@ pub(super) fn line(runtime: &Runtime, cell: &Cell) -> String {
         evidence,
     ] = columns(runtime, cell);
     let mut line = format!(
-        "{:<31} {clients:>2} clients: recorded {recorded:>6}, right {right:>6}, whole chain \
+        "{:<31} clients {clients:>2}: recorded {recorded:>6}, right {right:>6}, whole chain \
          {chain:>6}, orphan {orphan:>6}, WRONG {wrong:>4}; background {background}; duration \
          error {duration}; {evidence}",
         runtime.title

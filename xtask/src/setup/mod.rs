@@ -32,8 +32,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Purpose {
     /// Compiling the agent.
     Build,
-    /// Running real programs under the agent, as demo and bench do.
+    /// Running real programs under the agent, as the demo does.
     Show,
+    /// Measuring it.
+    Bench,
     /// All tests.
     Test,
     /// Services in every runtime of `cargo xtask fidelity`.
@@ -55,8 +57,12 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     if purpose >= Purpose::Show {
         packages::ensure_programs(purpose)?;
     }
+    if purpose == Purpose::Bench {
+        packages::ensure_bench_programs()?;
+    }
     if purpose >= Purpose::Test {
         packages::ensure_python(&cache, &packages::TESTS)?;
+        packages::ensure_guest_programs();
     }
     if purpose >= Purpose::Fidelity {
         packages::ensure_python(&cache, &packages::FIDELITY)?;
@@ -74,7 +80,8 @@ pub(crate) fn fidelity_python() -> Result<PathBuf> {
     Ok(packages::FIDELITY.interpreter(&cache_directory()?))
 }
 
-fn cache_directory() -> Result<PathBuf> {
+/// Where things stay that are slow to make again.
+pub(crate) fn cache_directory() -> Result<PathBuf> {
     toolchain::cache_directory().context("neither XDG_CACHE_HOME nor HOME is set")
 }
 

@@ -9,16 +9,28 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{Cache, Purpose, say};
-use crate::steps::{self, Privilege, capture};
+use crate::{
+    steps::{self, Privilege, capture},
+    vm,
+};
 
 /// A program, the Debian package that brings it, and who runs it.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("nginx", "nginx-light"), // tests, bench, demo
     ("wrk", "wrk"),           // tests, bench
     ("curl", "curl"),         // tests, demo
     ("ip", "iproute2"),       // tests: network namespaces
     ("node", "nodejs"),       // tests, demo
     ("python3", "python3"),   // tests, demo
+    ("openssl", "openssl"),   // tests: certificates
+    ("bpftool", "bpftool"),   // tests: what is left in the kernel
+    ("c++", "g++"),           // tests: libFuzzer
+];
+
+/// What boots guests, as [`PROGRAMS`].
+const GUEST_PROGRAMS: [(&str, &str); 2] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("xz", "xz-utils"),
 ];
 
 /// Runtimes that only `cargo xtask fidelity` starts, in the same form.
@@ -27,6 +39,12 @@ const RUNTIMES: [(&str, &str); 4] = [
     ("javac", "openjdk-17-jdk-headless"), // a source file is compiled when it is started
     ("ruby", "ruby"),
     ("puma", "puma"),
+];
+
+/// As [`PROGRAMS`], of bench alone.
+const BENCH_PROGRAMS: [(&str, &str); 2] = [
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
 ];
 
 /// A virtual environment in the cache directory.
@@ -39,7 +57,11 @@ pub(super) struct PythonEnvironment {
 
 pub(super) const TESTS: PythonEnvironment = PythonEnvironment {
     name: "python",
-    requirements: &["tests/receiver/requirements.txt", "deploy/requirements.txt"],
+    requirements: &[
+        "tests/receiver/requirements.txt",
+        "tests/workloads/go/requirements.txt",
+        "deploy/requirements.txt",
+    ],
 };
 
 /// Apart, since it is large: it has a Go compiler.
@@ -55,13 +77,10 @@ impl PythonEnvironment {
 }
 
 pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
-    let runtimes = RUNTIMES.iter().filter(|_| purpose >= Purpose::Fidelity);
-    let mut missing: Vec<&str> = PROGRAMS
-        .iter()
-        .chain(runtimes)
-        .filter(|(program, _)| steps::find_program(program).is_none())
-        .map(|&(_, package)| package)
-        .collect();
+    let mut missing = missing(&PROGRAMS);
+    if purpose >= Purpose::Fidelity {
+        missing.extend(self::missing(&RUNTIMES));
+    }
     // Debian splits `venv` from Python; others bring it. Tests install Python packages into one.
     if capture(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_err() {
         missing.push("python3-venv");
@@ -76,12 +95,46 @@ pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
         say("programs for the tests are ready");
         return Ok(());
     }
-    say(&format!("installs {} with apt", missing.join(" ")));
-    install(&missing)
+    install_missing(&missing)
+}
+
+/// Guests are a part of the tests that not every machine can run: without them the rest goes on,
+/// and `vm` says what is missing.
+pub(super) fn ensure_guest_programs() {
+    let installed = install_missing(&missing(&GUEST_PROGRAMS)).and_then(|()| {
+        // Since Debian 13 it is a package of its own; before, it comes with QEMU.
+        match vm::share_program() {
+            Ok(_) => Ok(()),
+            Err(_) => install_missing(&["virtiofsd"]),
+        }
+    });
+    if let Err(error) = installed {
+        say(&format!("there will be no guests: {error:#}"));
+    }
+}
+
+fn install_missing(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    install(packages)
+}
+
+pub(super) fn ensure_bench_programs() -> Result<()> {
+    install_missing(&missing(&BENCH_PROGRAMS))
+}
+
+/// The packages of programs that are not there.
+fn missing(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let absent = programs
+        .iter()
+        .filter(|(program, _)| steps::find_program(program).is_none());
+    absent.map(|&(_, package)| package).collect()
 }
 
 fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
+    say(&format!("installs {list} with apt"));
     let Some(apt) = steps::find_program("apt-get") else {
         bail!("these programs are missing and there is no apt to install them: {list}");
     };

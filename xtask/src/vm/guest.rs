@@ -37,6 +37,10 @@ pub(super) const MODULES: &str = "modules";
 /// What the shared root is called between host and guest.
 pub(super) const SHARE_TAG: &str = "hroot";
 
+/// Level of the console from when the command runs, so that the kernel does not speak into its
+/// lines: `KERN_WARNING` and above are not shown.
+const ERRORS_ONLY: &str = "4";
+
 /// What is to be run. In the initramfs it is a file of strings that end in NUL.
 pub(super) struct Job {
     pub(super) directory: OsString,
@@ -99,6 +103,7 @@ fn prepare_and_run() -> Result<i32> {
     env::set_current_dir("/")?;
     mount_kernel_file_systems()?;
     bring_up_loopback().context("cannot bring up the loopback interface")?;
+    fs::write("/proc/sys/kernel/printk", ERRORS_ONLY).context("cannot quieten the kernel")?;
     println!("{MARKER}{READY}");
     execute(&job)
 }

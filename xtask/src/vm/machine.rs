@@ -1,7 +1,7 @@
 //! One guest: started, watched on its serial line, ended.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
     thread,
@@ -20,8 +20,8 @@ use crate::{
     steps::{self, Privilege, say},
 };
 
-/// A boot takes 8 to 13 s of CPU time; on rare occasions one hangs.
-const BOOT: Duration = Duration::from_secs(90);
+/// Boots before a guest counts as failed.
+const TRIES: u32 = 3;
 
 /// How often the serial line is read.
 const POLL: Duration = Duration::from_millis(50);
@@ -36,10 +36,57 @@ const FATAL: [&str; 3] = [
     "rcu: INFO: rcu_",
 ];
 
+/// What moves a guest's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// The machine's own, on two processors.
+    Machine,
+    /// The instructions of its one processor: what takes time in it takes as long in every run,
+    /// however busy the machine is.
+    Instructions,
+}
+
+impl Clock {
+    /// A boot takes 8 to 13 s of CPU time; on rare occasions one hangs.
+    const fn boot(self) -> Duration {
+        match self {
+            Self::Machine => Duration::from_secs(90),
+            Self::Instructions => Duration::from_mins(5),
+        }
+    }
+
+    /// Mostly a boot hangs between the firmware and the kernel's first word. One that goes well
+    /// says something every second or two, and every 6 s at a load of 16 on two cores.
+    const fn silence(self) -> Duration {
+        match self {
+            Self::Machine => Duration::from_secs(20),
+            Self::Instructions => Duration::from_mins(1),
+        }
+    }
+
+    /// What lies elsewhere in every run would make runs differ.
+    const fn kernel_arguments(self) -> &'static str {
+        match self {
+            Self::Machine => "",
+            Self::Instructions => "norandmaps",
+        }
+    }
+
+    /// An instruction takes 2 to the power of `shift` nanoseconds. While the processor has nothing
+    /// to do, as when it waits for a file of the host, time passes as in the machine.
+    const fn qemu_arguments(self) -> &'static str {
+        match self {
+            Self::Machine => "-accel tcg,thread=multi -smp 2",
+            Self::Instructions => "-accel tcg,thread=single -smp 1 -icount shift=1,sleep=on",
+        }
+    }
+}
+
 /// What a guest is started with.
 pub(super) struct Machine<'a> {
     pub(super) image: &'a Image,
     pub(super) job: &'a Job,
+    pub(super) clock: Clock,
     /// Where its logs stay: the serial line's is `NAME.serial.out`.
     pub(super) logs: &'a Path,
     /// For the command alone, the boot excluded.
@@ -54,19 +101,24 @@ enum Fault {
 }
 
 impl Machine<'_> {
-    /// Runs the command and returns its exit code. A boot that hangs is tried once more.
+    /// Runs the command and returns its exit code. A boot that hangs is tried again; its log is
+    /// kept as `NAME.serial.failed-TRY`.
     pub(super) fn run(&self, mut line: impl FnMut(&str)) -> Result<i32> {
-        match self.attempt(&mut line) {
-            Ok(code) => Ok(code),
-            Err(Fault::Run(error)) => Err(error),
-            Err(Fault::Boot(error)) => {
-                say(
-                    "vm",
-                    &format!("{}: tries once more: {error:#}", self.image.name),
-                );
-                self.attempt(&mut line).map_err(|fault| match fault {
-                    Fault::Boot(error) | Fault::Run(error) => error,
-                })
+        let mut number = 1;
+        loop {
+            match self.attempt(&mut line) {
+                Ok(code) => return Ok(code),
+                Err(Fault::Boot(error)) if number < TRIES => {
+                    let name = &self.image.name;
+                    let kept = self.logs.join(format!("{name}.serial.failed-{number}"));
+                    fs::copy(self.log(), &kept).context("cannot keep the log")?;
+                    let log = kept.display();
+                    say("vm", &format!("{error:#}; tries again, its log is {log}"));
+                    number += 1;
+                }
+                Err(Fault::Boot(error) | Fault::Run(error)) => {
+                    return Err(error.context(format!("its log is {}", self.log().display())));
+                }
             }
         }
     }
@@ -76,10 +128,12 @@ impl Machine<'_> {
         let mut guest = self.start().map_err(Fault::Run)?;
         let mut serial = Serial::open(&guest.qemu.stdout).map_err(Fault::Run)?;
         let mut ready: Option<Instant> = None;
+        let mut heard = started;
         loop {
             // Whether it lives is asked before the rest of what it said is read.
             let ended = guest.qemu.has_ended().map_err(Fault::Run)?;
             for text in serial.lines().map_err(Fault::Run)? {
+                heard = Instant::now();
                 match text.find(MARKER).map(|at| &text[at + MARKER.len()..]) {
                     Some(READY) => {
                         ready = Some(Instant::now());
@@ -95,6 +149,8 @@ impl Machine<'_> {
                             .context("an exit code that is none")
                             .map_err(Fault::Run);
                     }
+                    // What the kernel says of its boot stands in the log.
+                    None if ready.is_none() => {}
                     _ => line(&text),
                 }
                 if FATAL.iter().any(|word| text.contains(word)) {
@@ -104,17 +160,26 @@ impl Machine<'_> {
             if ended {
                 return Err(self.fault(ready, &format!("it ended early: {}", guest.qemu.said())));
             }
-            let (since, limit) = ready.map_or((started, BOOT), |ready| (ready, self.deadline));
-            if since.elapsed() > limit {
+            let limits: &[(Instant, Duration)] = match ready {
+                Some(ready) => &[(ready, self.deadline)],
+                None => &[(started, self.clock.boot()), (heard, self.clock.silence())],
+            };
+            let passed = limits
+                .iter()
+                .find(|(since, limit)| since.elapsed() > *limit);
+            if let Some((_, limit)) = passed {
                 return Err(self.fault(ready, &format!("nothing in {limit:?}")));
             }
             thread::sleep(POLL);
         }
     }
 
+    fn log(&self) -> PathBuf {
+        self.logs.join(format!("{}.serial.out", self.image.name))
+    }
+
     fn fault(&self, ready: Option<Instant>, what: &str) -> Fault {
-        let log = self.logs.join(format!("{}.serial.out", self.image.name));
-        let error = anyhow::anyhow!("{}: {what}; its log is {}", self.image.name, log.display());
+        let error = anyhow::anyhow!("{}: {what}", self.image.name);
         if ready.is_some() {
             Fault::Run(error)
         } else {
@@ -130,7 +195,7 @@ impl Machine<'_> {
 
         let socket = self.logs.join(format!("{name}.socket"));
         // One that an earlier run left behind would look like the new one.
-        let _ = std::fs::remove_file(&socket);
+        let _ = fs::remove_file(&socket);
         let privilege = Privilege::detect();
         let start = |name: &str, program: &Path, arguments: &[String]| -> Result<Running> {
             let mut command = privilege
@@ -161,23 +226,26 @@ impl Machine<'_> {
     fn qemu_arguments(&self, socket: &Path, initrd: &Path) -> Vec<String> {
         // Never KVM: some hosts offer one in which stock kernels hang.
         let text = format!(
-            "-machine q35 -accel tcg,thread=multi -cpu max,cx16=off -smp 2 -m {MEMORY} \
+            "-machine q35 {processor} -cpu max,cx16=off -m {MEMORY} \
              -object memory-backend-memfd,id=mem,size={MEMORY}M,share=on -numa node,memdev=mem \
              -chardev socket,id=c0,path={socket} \
              -device vhost-user-fs-pci,chardev=c0,tag={SHARE_TAG},queue-size=1024 \
              -nodefaults -no-user-config -nographic -serial stdio -no-reboot \
              -kernel {kernel} -initrd {initrd}",
+            processor = self.clock.qemu_arguments(),
             socket = socket.display(),
             kernel = self.image.kernel.display(),
             initrd = initrd.display(),
         );
         let mut arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         arguments.push("-append".to_owned());
-        // What follows `--` are arguments of the first process.
-        arguments.push(
-            "console=ttyS0 panic=-1 quiet noapic lsm=lockdown,capability,bpf -- vm-guest init"
-                .to_owned(),
-        );
+        // Enough words to tell a slow boot from one that hangs; the first process lowers the level.
+        // What follows `--` are its arguments.
+        arguments.push(format!(
+            "console=ttyS0 earlyprintk=ttyS0 panic=-1 loglevel=6 noapic \
+             lsm=lockdown,capability,bpf {} -- vm-guest init",
+            self.clock.kernel_arguments(),
+        ));
         arguments
     }
 }
@@ -189,7 +257,7 @@ struct Guest {
 }
 
 /// Debian has it outside the search path.
-fn share_program() -> Result<PathBuf> {
+pub(crate) fn share_program() -> Result<PathBuf> {
     let known = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"].map(PathBuf::from);
     let found = known.into_iter().find(|path| path.is_file());
     found

@@ -24,12 +24,13 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use guest::{Job, MARKER};
 use kernels::{Freshness, Image, KERNELS, Kernel};
-use machine::Machine;
+pub(crate) use machine::share_program;
+use machine::{Clock, Machine};
 use results::{Results, Row};
 pub(crate) use results::{TABLE, table};
 
 use crate::{
-    build,
+    bench, build,
     steps::{self, capture, say},
 };
 
@@ -38,7 +39,7 @@ pub(crate) struct Arguments {
     /// Only these: 5.10, 6.1, 6.12, newest.
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<String>,
-    /// Only the oldest and the newest kernel.
+    /// Only the oldest and the newest kernel, and docs/ stay as they are.
     #[arg(long, conflicts_with = "kernel")]
     quick: bool,
     /// Fetches the kernels again, for those that the archive has now.
@@ -64,13 +65,15 @@ enum Part {
     Init,
     /// As the command of a guest; works on any machine, as root.
     Suite(suite::Arguments),
+    /// As the command of a guest, as root: what an agent costs there.
+    Bench(bench::guest::inside::Arguments),
 }
 
 /// For a command of a developer, who ends it by Ctrl-C.
 const COMMAND_DEADLINE: Duration = Duration::from_hours(24);
 
-/// For the suite, which bounds each of its steps.
-const SUITE_DEADLINE: Duration = Duration::from_mins(15);
+/// For the suite: half a minute on an idle machine.
+const SUITE_DEADLINE: Duration = Duration::from_mins(6);
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     machine::ensure_programs()?;
@@ -81,8 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Freshness::Cached
     };
     let images = kernels::images(&kernels, freshness)?;
-    let logs = build::target_directory().join("vm");
-    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let logs = log_directory()?;
     if !arguments.command.is_empty() {
         return run_command(&images, arguments, &logs);
     }
@@ -91,10 +93,42 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None => build_agent()?,
     };
     let mut results = Results::read()?;
+    let verdict = run_suites(&images, &agent, &logs, &mut results);
+    if !arguments.quick {
+        results.write()?;
+    }
+    verdict
+}
+
+/// The oldest and the newest kernel with an agent that is there, as a part of the tests. Where
+/// guests cannot be had, it says why and passes.
+pub(crate) fn run_quick(agent: &Path) -> Result<()> {
+    let kernels: Vec<&Kernel> = KERNELS.iter().filter(|kernel| kernel.quick).collect();
+    let images =
+        machine::ensure_programs().and_then(|()| kernels::images(&kernels, Freshness::Cached));
+    let images = match images {
+        Ok(images) => images,
+        Err(error) => {
+            say("vm", &format!("skipped, no guests here: {error:#}"));
+            return Ok(());
+        }
+    };
+    run_suites(&images, agent, &log_directory()?, &mut Results::default())
+}
+
+/// Every guest runs, whatever became of the one before. Those that ended are in `results`.
+fn run_suites(images: &[Image], agent: &Path, logs: &Path, results: &mut Results) -> Result<()> {
     let mut failures = Vec::new();
-    for image in &images {
+    for image in images {
         let started = Instant::now();
-        let rows = run_suite(image, &agent, &logs)?;
+        let rows = match run_suite(image, agent, logs) {
+            Ok(rows) => rows,
+            Err(error) => {
+                say("vm", &format!("{:<7} failed: {error:#}", image.name));
+                failures.push(format!("{}: {error:#}", image.name));
+                continue;
+            }
+        };
         for row in &rows {
             say("vm", &format!("{:<7} {}", image.name, row.line()));
             failures.extend(
@@ -109,7 +143,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
         results.replace(image, rows);
     }
-    results.write()?;
     ensure!(
         failures.is_empty(),
         "not as it must be:\n  {}",
@@ -118,10 +151,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Where the serial lines of guests are kept.
+fn log_directory() -> Result<PathBuf> {
+    let logs = build::target_directory().join("vm");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    Ok(logs)
+}
+
 pub(crate) fn run_in_guest(arguments: &GuestArguments) -> Result<()> {
     match &arguments.part {
         Part::Init => guest::run(),
         Part::Suite(arguments) => suite::run(arguments),
+        Part::Bench(arguments) => bench::guest::inside::run(arguments),
     }
 }
 
@@ -158,6 +199,7 @@ fn run_command(images: &[Image], arguments: &Arguments, logs: &Path) -> Result<(
         let machine = Machine {
             image,
             job: &job,
+            clock: Clock::Machine,
             logs,
             deadline: COMMAND_DEADLINE,
         };
@@ -184,6 +226,7 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
     let machine = Machine {
         image,
         job: &job,
+        clock: Clock::Machine,
         logs,
         deadline: SUITE_DEADLINE,
     };
@@ -196,14 +239,49 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
             rows.push(row);
         }
     })?;
-    if code != 0 {
-        bail!(
-            "{}: the suite ended with {code}; see {}",
-            image.name,
-            logs.display()
-        );
-    }
+    ensure!(
+        code == 0 && !rows.is_empty(),
+        "the suite ended with {code}; see {}",
+        logs.display()
+    );
     Ok(rows)
+}
+
+/// Runs a command in a guest with this kernel, whose clock counts the instructions of its one
+/// processor, and hands on what the command reports (see [`report`]).
+pub(crate) fn run_counted(
+    kernel: &str,
+    command: &[OsString],
+    deadline: Duration,
+    mut reported: impl FnMut(&str),
+) -> Result<String> {
+    machine::ensure_programs()?;
+    let kernel = KERNELS.iter().find(|known| known.name == kernel);
+    let images = kernels::images(&[kernel.context("no such kernel")?], Freshness::Cached)?;
+    let image = images.first().context("no kernel came")?;
+    let logs = build::target_directory().join("vm-counted");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let machine = Machine {
+        image,
+        job: &job(command.to_vec())?,
+        clock: Clock::Instructions,
+        logs: &logs,
+        deadline,
+    };
+    let code = machine.run(|line| {
+        if let Some((_, text)) = line.split_once(MARKER) {
+            reported(text);
+        }
+    })?;
+    if code != 0 {
+        bail!("the command ended with {code}; see {}", logs.display());
+    }
+    Ok(image.release.clone())
+}
+
+/// In a guest: hands a line to whoever started it.
+pub(crate) fn report(line: &str) {
+    println!("{MARKER}{line}");
 }
 
 /// The command with the directory and the variables of this process.

@@ -152,6 +152,7 @@ struct Guest {
 }
 
 /// By the kernel's name in the matrix.
+#[derive(Default)]
 pub(super) struct Results(BTreeMap<String, Guest>);
 
 impl Results {

@@ -26,6 +26,9 @@ fn endpoints() -> Endpoints {
 fn feed(table: &mut Table, direction: Direction, bytes: &[u8], now_ns: u64) {
     let data = Data {
         unit: UNIT,
+        task: None,
+        task_ids: None,
+        descriptor: None,
         connection: ID,
         endpoints: endpoints(),
         role: Role::Server,

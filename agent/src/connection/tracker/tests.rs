@@ -42,6 +42,9 @@ fn flowed(position: u64, last_ns: u64) -> DirectionState {
 fn data(direction: Direction, position: u64, bytes: &[u8]) -> Data<'_> {
     Data {
         unit: UNIT,
+        task: None,
+        task_ids: None,
+        descriptor: None,
         connection: crate::event::ConnectionId(1),
         endpoints: endpoints(4_000),
         role: Role::Unknown,

@@ -162,6 +162,7 @@ fn loss_and_exit_let_go() {
     for end in [
         |answering: &mut Answering<u32>| answering.handle_loss(),
         |answering: &mut Answering<u32>| answering.handle_exit(PROCESS),
+        |answering: &mut Answering<u32>| answering.handle_thread_exit(thread(2)),
     ] {
         let mut answering = Answering::default();
         answering.handle_request(thread(1), A, 1, 10);

@@ -4,6 +4,7 @@ use opentelemetry::{SpanId, TraceId};
 
 use crate::{
     context::{Evidence, RemoteContext},
+    self_metrics::Passing,
     span::{Attribute, Link, Parent, attribute},
 };
 
@@ -17,6 +18,8 @@ pub struct Identity {
     pub flags: u8,
     pub state: String,
     pub links: Vec<Link>,
+    /// What became of the context that the request carried, in this call made for it.
+    pub passing: Option<Passing>,
     /// Flags of the remote context at the root of what we know of the trace, for the sampler.
     pub remote_flags: Option<u8>,
 }
@@ -53,8 +56,23 @@ pub(super) fn server_identity(
     }
 }
 
+/// What a call did with the context of the request that it was made for; `None` where that is not
+/// known, or the request carried none.
+pub(super) fn passing(own: Option<&RemoteContext>, caller: Option<&Caller>) -> Option<Passing> {
+    let (_, evidence, inbound) = caller?;
+    if *evidence == Evidence::LocalWire {
+        return None;
+    }
+    let inbound = inbound.as_ref()?;
+    Some(match own {
+        None => Passing::Missing,
+        Some(own) if own.trace_id == inbound.trace_id => Passing::Kept,
+        Some(_) => Passing::Replaced,
+    })
+}
+
 /// What would be the parent, were its evidence as strong as the user asks.
-pub(super) fn weak_link(caller: Identity) -> Link {
+pub(super) fn weak_link(caller: &Identity) -> Link {
     Link {
         trace_id: caller.trace_id,
         span_id: caller.span_id,
@@ -120,6 +138,7 @@ fn below(span_id: SpanId, caller: Identity, evidence: Evidence) -> Identity {
         flags: caller.flags,
         state: caller.state,
         links: Vec::new(),
+        passing: None,
         remote_flags: caller.remote_flags,
     }
 }
@@ -136,6 +155,7 @@ fn below_header(span_id: SpanId, header: RemoteContext) -> Identity {
         flags: header.flags,
         state: header.state,
         links: Vec::new(),
+        passing: None,
         remote_flags: Some(header.flags),
     }
 }
@@ -152,6 +172,7 @@ fn root(span_id: SpanId, trace_id: TraceId) -> Identity {
         flags: ROOT_FLAGS,
         state: String::new(),
         links: Vec::new(),
+        passing: None,
         remote_flags: None,
     }
 }

@@ -240,7 +240,7 @@ fn an_undecided_call_waits_with_all_below_it() {
     let mut stitcher = stitcher();
     let request = stitcher.handle_started(begin(Kind::Server, 0, None));
     let call = stitcher.handle_started(begin(Kind::Client, MS, wire(1)));
-    stitcher.handle_undecided(call);
+    stitcher.handle_undecided(call, None);
     let server = stitcher.handle_started(begin(Kind::Server, MS, wire(1)));
     stitcher.handle_ended(server, 2 * MS, "server");
     stitcher.handle_ended(call, 3 * MS, "call");
@@ -266,7 +266,7 @@ fn an_undecided_call_does_not_wait_for_ever() {
     for is_told in [true, false] {
         let mut stitcher = stitcher();
         let call = stitcher.handle_started(begin(Kind::Client, MS, wire(1)));
-        stitcher.handle_undecided(call);
+        stitcher.handle_undecided(call, None);
         let server = stitcher.handle_started(begin(Kind::Server, MS, wire(1)));
         stitcher.handle_ended(server, 2 * MS, "server");
         stitcher.handle_ended(call, 3 * MS, "call");
@@ -286,6 +286,36 @@ fn an_undecided_call_does_not_wait_for_ever() {
         assert_eq!(parent(server), Some((call.span_id, true)));
         stitcher.handle_tick(2 * VERDICT_NS);
         assert_empty(&stitcher);
+    }
+}
+
+/// What a call does with the context that its request carried is told, where it carried one.
+#[test]
+fn what_is_passed_on() {
+    use crate::self_metrics::Passing::{Kept, Missing, Replaced};
+    let cases = [
+        (Some(context(1, 2)), Some(context(1, 3)), Some(Kept)),
+        (Some(context(1, 2)), Some(context(1, 2)), Some(Kept)),
+        (Some(context(1, 2)), Some(context(7, 2)), Some(Replaced)),
+        (Some(context(1, 2)), None, Some(Missing)),
+        (None, Some(context(1, 2)), None),
+        (None, None, None),
+    ];
+    for (inbound, outbound, expected) in cases {
+        let mut stitcher = stitcher();
+        let server = stitcher.handle_started(begin(Kind::Server, 0, None));
+        if let Some(inbound) = inbound {
+            stitcher.handle_header(server, inbound);
+        }
+        let call = stitcher.handle_started(called(MS, server, None));
+        if let Some(outbound) = outbound {
+            stitcher.handle_header(call, outbound);
+        }
+        stitcher.handle_ended(call, 2 * MS, "call");
+        stitcher.handle_ended(server, 3 * MS, "server");
+        let out = settled(&mut stitcher);
+        let passing = out.iter().map(|(_, identity)| identity.passing);
+        assert_eq!(passing.collect::<Vec<_>>(), [expected, None]);
     }
 }
 
@@ -402,7 +432,8 @@ fn nothing_is_lost_or_left_behind() {
                 let exchange = open.get(random.random_range(0..open.len())).copied();
                 match random.random_range(0..12) {
                     0..=2 if stitcher.nodes[call].kind == Kind::Client => {
-                        stitcher.handle_undecided(call);
+                        let is_server = |key: &NodeKey| stitcher.nodes[*key].kind == Kind::Server;
+                        stitcher.handle_undecided(call, exchange.filter(is_server));
                     }
                     3 => stitcher.handle_no_caller(call),
                     4 => {

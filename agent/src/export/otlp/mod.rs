@@ -11,6 +11,7 @@
 pub mod config;
 mod json;
 pub mod outage;
+mod protobuf;
 pub mod request;
 pub mod retry;
 #[cfg(test)]
@@ -20,7 +21,7 @@ mod transport;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use prost::Message as _;
+use bytes::Bytes;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::time::Instant;
 
@@ -59,6 +60,8 @@ pub(super) struct Exporter {
     random: SmallRng,
     metrics: Arc<SelfMetrics>,
     started: Instant,
+    /// Of the last request, for the next one.
+    buffer: Vec<u8>,
 }
 
 impl Exporter {
@@ -71,6 +74,7 @@ impl Exporter {
             random: SmallRng::from_os_rng(),
             metrics,
             started: Instant::now(),
+            buffer: Vec::new(),
         })
     }
 
@@ -83,20 +87,30 @@ impl Exporter {
 
     async fn deliver(&mut self, spans: Vec<Span>, queue: &Queue) {
         let tally = Tally::of(&spans);
-        let body = match self.encode(spans) {
+        let encoded = self.encode(&spans);
+        drop(spans);
+        let body = match encoded {
             Ok(body) => body,
             Err(error) => {
                 tracing::warn!("cannot encode {} spans: {error:#}", tally.total());
                 return queue.settle_lost(Loss::ExportFailed, &tally);
             }
         };
+        self.send(&body, &tally, queue).await;
+        // Else the transport still holds it, after a failure.
+        if body.is_unique() {
+            self.buffer = body.into();
+        }
+    }
+
+    async fn send(&mut self, body: &Bytes, tally: &Tally, queue: &Queue) {
         let first = Instant::now();
         let mut retry = Retry::new(self.limit);
         loop {
             // Waits may overrun; a last attempt must still have time to succeed.
             let left = self.limit.saturating_sub(first.elapsed()).max(MIN_ATTEMPT);
             let failure = match self.transport.send(body.clone(), left).await {
-                Ok(answer) => return self.accepted(&answer, &tally, queue),
+                Ok(answer) => return self.accepted(&answer, tally, queue),
                 Err(failure) => failure,
             };
             self.report(&failure);
@@ -107,19 +121,21 @@ impl Exporter {
                 }
                 Decision::GiveUp(pause) => {
                     self.outage.lost(tally.total());
-                    queue.settle_lost(Loss::ExportFailed, &tally);
+                    queue.settle_lost(Loss::ExportFailed, tally);
                     return tokio::time::sleep(pause).await;
                 }
             }
         }
     }
 
-    fn encode(&self, spans: Vec<Span>) -> Result<bytes::Bytes> {
-        let request = request::build(spans);
-        let body = match self.protocol {
-            Protocol::Grpc | Protocol::HttpProtobuf => request.encode_to_vec(),
-            Protocol::HttpJson => json::encode(&request),
-        };
+    /// The body that every attempt sends.
+    fn encode(&mut self, spans: &[Span]) -> Result<Bytes> {
+        let mut body = std::mem::take(&mut self.buffer);
+        body.clear();
+        match self.protocol {
+            Protocol::Grpc | Protocol::HttpProtobuf => protobuf::encode(spans, &mut body),
+            Protocol::HttpJson => body = json::encode(&request::build(spans)),
+        }
         self.transport.prepare(body)
     }
 

@@ -102,7 +102,7 @@ async fn spans_arrive() {
             };
             assert_eq!(
                 request.decode(),
-                request::build(checkout()),
+                request::build(&checkout()),
                 "{speaks:?} {compression}"
             );
             assert_eq!(request.header("authorization"), "Bearer token");

@@ -106,7 +106,7 @@ impl Serialize for Attributes<'_> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;
         for Attribute { key, value } in self.0 {
             match value {
-                Value::String(text) => map.serialize_entry(key, text)?,
+                Value::String(text) => map.serialize_entry(key, text.as_str())?,
                 Value::Int(number) => map.serialize_entry(key, number)?,
                 Value::Double(number) => map.serialize_entry(key, number)?,
                 Value::Bool(flag) => map.serialize_entry(key, flag)?,

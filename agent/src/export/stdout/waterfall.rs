@@ -325,7 +325,7 @@ fn request(span: &Span) -> String {
     let target = text(attribute::URL_PATH).or(full);
     match (text(attribute::HTTP_REQUEST_METHOD), target) {
         (Some(method), Some(target)) => format!("{method} {target}"),
-        _ => span.name.clone(),
+        _ => span.name.clone().into_owned(),
     }
 }
 

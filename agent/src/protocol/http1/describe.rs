@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use compact_str::{CompactString, ToCompactString as _, format_compact};
+
 use super::parse::{Fields, RequestLine, text};
 use crate::protocol::{Address, Endpoint};
 use crate::span::attribute::{self, Attribute, Value};
@@ -36,7 +38,25 @@ pub(super) struct Result {
     pub(super) outcome: Outcome,
 }
 
-pub(super) fn request(endpoint: &Endpoint, line: &RequestLine<'_>, fields: &Fields<'_>) -> Draft {
+/// What a connection is described by, fixed when its session begins.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) endpoint: Endpoint,
+    /// The peer's address as text: one formatting for all requests of the connection.
+    peer: CompactString,
+}
+
+impl Ends {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self {
+            peer: address(&endpoint.peer),
+            endpoint,
+        }
+    }
+}
+
+pub(super) fn request(ends: &Ends, line: &RequestLine<'_>, fields: &Fields<'_>) -> Draft {
+    let endpoint = &ends.endpoint;
     let mut attributes = Vec::with_capacity(ATTRIBUTES);
     let method = known_method(line.method);
     push(
@@ -45,7 +65,7 @@ pub(super) fn request(endpoint: &Endpoint, line: &RequestLine<'_>, fields: &Fiel
         method.unwrap_or("_OTHER"),
     );
     if method.is_none() {
-        let original = line.method.to_owned();
+        let original = CompactString::new(line.method);
         push(
             &mut attributes,
             attribute::HTTP_REQUEST_METHOD_ORIGINAL,
@@ -54,30 +74,27 @@ pub(super) fn request(endpoint: &Endpoint, line: &RequestLine<'_>, fields: &Fiel
     }
     let target = Target::of(line);
     match endpoint.kind {
-        Kind::Server => server_attributes(&mut attributes, endpoint, &target, fields),
+        Kind::Server => server_attributes(&mut attributes, ends, &target, fields),
         Kind::Client => client_attributes(&mut attributes, endpoint, &target, fields),
     }
     match &endpoint.peer {
-        Address::Inet { ip, port } => {
-            let ip = ip.to_canonical().to_string();
-            push(&mut attributes, attribute::NETWORK_PEER_ADDRESS, ip);
+        Address::Inet { port, .. } => {
+            let peer = ends.peer.clone();
+            push(&mut attributes, attribute::NETWORK_PEER_ADDRESS, peer);
             push(&mut attributes, attribute::NETWORK_PEER_PORT, *port);
         }
-        Address::Unix { path } => {
-            if !path.is_empty() {
-                push(
-                    &mut attributes,
-                    attribute::NETWORK_PEER_ADDRESS,
-                    path.clone(),
-                );
+        Address::Unix { .. } => {
+            if !ends.peer.is_empty() {
+                let peer = ends.peer.clone();
+                push(&mut attributes, attribute::NETWORK_PEER_ADDRESS, peer);
             }
             push(&mut attributes, attribute::NETWORK_TRANSPORT, "unix");
         }
     }
     let version = match line.minor {
-        0 => Cow::Borrowed("1.0"),
-        1 => Cow::Borrowed("1.1"),
-        minor => Cow::Owned(format!("1.{minor}")),
+        0 => CompactString::const_new("1.0"),
+        1 => CompactString::const_new("1.1"),
+        minor => format_compact!("1.{minor}"),
     };
     push(
         &mut attributes,
@@ -95,7 +112,7 @@ pub(super) fn request(endpoint: &Endpoint, line: &RequestLine<'_>, fields: &Fiel
 
 fn server_attributes(
     attributes: &mut Vec<Attribute>,
-    endpoint: &Endpoint,
+    ends: &Ends,
     target: &Target<'_>,
     fields: &Fields<'_>,
 ) {
@@ -103,25 +120,21 @@ fn server_attributes(
     let scheme = scheme.or(target.scheme()).unwrap_or("http");
     push(attributes, attribute::URL_SCHEME, scheme);
     if let Some((path, query)) = target.path_and_query() {
-        push(attributes, attribute::URL_PATH, path.to_owned());
+        push(attributes, attribute::URL_PATH, CompactString::new(path));
         if let Some(query) = query {
-            push(
-                attributes,
-                attribute::URL_QUERY,
-                redact::query(query).into_owned(),
-            );
+            push(attributes, attribute::URL_QUERY, redact::query(query));
         }
     }
-    let server = Server::of(target, fields, &endpoint.local, scheme);
+    let server = Server::of(target, fields, &ends.endpoint.local, scheme);
     server.push(attributes);
     if let Some(client) = first_hop(fields) {
-        push(attributes, attribute::CLIENT_ADDRESS, client);
-    } else if let Address::Inet { ip, .. } = &endpoint.peer {
         push(
             attributes,
             attribute::CLIENT_ADDRESS,
-            ip.to_canonical().to_string(),
+            CompactString::new(client),
         );
+    } else if let Address::Inet { .. } = &ends.endpoint.peer {
+        push(attributes, attribute::CLIENT_ADDRESS, ends.peer.clone());
     }
 }
 
@@ -134,12 +147,16 @@ fn client_attributes(
     let scheme = target.scheme().unwrap_or("http");
     let server = Server::of(target, fields, &endpoint.peer, scheme);
     let full = match target {
-        Target::Absolute(url) => redact::url(url).into_owned(),
-        Target::Authority(authority) => authority.clone().into_owned(),
+        Target::Absolute(url) => redact::url(url).into(),
+        Target::Authority(authority) => CompactString::new(authority),
         // RFC 9112, section 3.3: the asterisk stands for no path at all.
-        Target::Asterisk => format!("http://{}", server.authority(fields)),
+        Target::Asterisk => format_compact!("http://{}", server.authority(fields)),
         Target::Origin(path) => {
-            redact::url(&format!("http://{}{path}", server.authority(fields))).into_owned()
+            let url = format_compact!("http://{}{path}", server.authority(fields));
+            match redact::url(&url) {
+                Cow::Borrowed(_) => url,
+                Cow::Owned(clean) => clean.into(),
+            }
         }
     };
     push(attributes, attribute::URL_FULL, full);
@@ -175,9 +192,9 @@ pub(super) fn finish(draft: Draft, kind: Kind, result: Result) -> Details {
     let error = result
         .status
         .filter(|&status| is_error(kind, status))
-        .map(status_text);
+        .map(|status| status.to_compact_string());
     let error = error.or(match result.outcome {
-        Outcome::Broken(error) => Some(Cow::Borrowed(error)),
+        Outcome::Broken(error) => Some(CompactString::const_new(error)),
         _ => None,
     });
     let status = match &error {
@@ -191,7 +208,7 @@ pub(super) fn finish(draft: Draft, kind: Kind, result: Result) -> Details {
         push(&mut attributes, attribute::UNOBSERVED, what);
     }
     Details {
-        name: name.to_owned(),
+        name: name.into(),
         status,
         attributes,
     }
@@ -203,16 +220,6 @@ fn is_error(kind: Kind, status: u16) -> bool {
         100..400 => false,
         400..500 => kind == Kind::Client,
         _ => true,
-    }
-}
-
-fn status_text(status: u16) -> Cow<'static, str> {
-    match status {
-        404 => Cow::Borrowed("404"),
-        500 => Cow::Borrowed("500"),
-        502 => Cow::Borrowed("502"),
-        503 => Cow::Borrowed("503"),
-        _ => Cow::Owned(status.to_string()),
     }
 }
 
@@ -314,7 +321,7 @@ fn forwarded_scheme(value: &[u8]) -> Option<&'static str> {
 /// The logical destination of a request.
 #[derive(Debug)]
 struct Server {
-    address: String,
+    address: CompactString,
     port: Option<u16>,
 }
 
@@ -333,18 +340,15 @@ impl Server {
                 80
             };
             return Self {
-                address,
+                address: address.into(),
                 port: port.or(Some(default)),
             };
         }
-        match socket {
-            Address::Inet { ip, port } => Self {
-                address: ip.to_canonical().to_string(),
-                port: Some(*port),
-            },
-            Address::Unix { path } => Self {
-                address: path.clone(),
-                port: None,
+        Self {
+            address: address(socket),
+            port: match socket {
+                Address::Inet { port, .. } => Some(*port),
+                Address::Unix { .. } => None,
             },
         }
     }
@@ -359,27 +363,35 @@ impl Server {
     }
 
     /// As it stands in a URL: the `Host` field itself, else made from the address.
-    fn authority(&self, fields: &Fields<'_>) -> String {
+    fn authority(&self, fields: &Fields<'_>) -> CompactString {
         let host = fields.host.and_then(|host| str::from_utf8(host).ok());
         if let Some(host) = host.filter(|host| !host.is_empty()) {
-            return host.to_owned();
+            return host.into();
         }
         let is_ipv6 = self.address.contains(':');
         let address = if is_ipv6 {
-            format!("[{}]", self.address)
+            format_compact!("[{}]", self.address)
         } else {
             self.address.clone()
         };
         match self.port {
-            Some(port) if port != 80 => format!("{address}:{port}"),
+            Some(port) if port != 80 => format_compact!("{address}:{port}"),
             _ => address,
         }
     }
 }
 
+/// An IP address, or the path of a unix socket.
+fn address(address: &Address) -> CompactString {
+    match address {
+        Address::Inet { ip, .. } => ip.to_canonical().to_compact_string(),
+        Address::Unix { path } => path.into(),
+    }
+}
+
 /// `host`, `host:port`, `[v6]` or `[v6]:port`; the address is without brackets.
 /// `None` where the port is no port: then nothing of it is believed.
-fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
+fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
@@ -394,12 +406,12 @@ fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
         None | Some("") => None,
         Some(port) => Some(port.parse().ok()?),
     };
-    (!host.is_empty()).then(|| (host.to_owned(), port))
+    (!host.is_empty()).then_some((host, port))
 }
 
 /// The client as the first proxy saw it: RFC 7239, section 4, else `X-Forwarded-For`. Hidden and
 /// unknown ones are no addresses.
-fn first_hop(fields: &Fields<'_>) -> Option<String> {
+fn first_hop<'a>(fields: &Fields<'a>) -> Option<&'a str> {
     let forwarded = fields.forwarded.and_then(|value| {
         let first = str::from_utf8(value).ok()?.split(',').next()?;
         first.split(';').find_map(|pair| {
@@ -421,7 +433,7 @@ fn first_hop(fields: &Fields<'_>) -> Option<String> {
     }
     // A bare IPv6 address has colons, and no port.
     match hop.parse::<std::net::Ipv6Addr>() {
-        Ok(_) => Some(hop.to_owned()),
+        Ok(_) => Some(hop),
         Err(_) => host_and_port(hop).map(|(address, _)| address),
     }
 }

@@ -11,7 +11,7 @@ mod responses;
 use std::collections::VecDeque;
 
 use super::body::Openness;
-use super::describe::Draft;
+use super::describe::{Draft, Ends};
 use super::message::{Chunk, MessageReader, Stage};
 use crate::protocol::{
     Awaited, Endpoint, ExchangeNumber, Flow, Input, Progress, Session, Standing,
@@ -24,7 +24,7 @@ const RESPONSE_END: &str = "response_end";
 
 #[derive(Debug)]
 pub(super) struct Http1 {
-    endpoint: Endpoint,
+    ends: Ends,
     requests: MessageReader,
     responses: MessageReader,
     /// Oldest first, numbered without gaps.
@@ -153,7 +153,7 @@ impl Http1 {
         Self {
             requests: MessageReader::new(Flow::Request, stage()),
             responses: MessageReader::new(Flow::Response, stage()),
-            endpoint,
+            ends: Ends::new(endpoint),
             outstanding: VecDeque::new(),
             next_number: 0,
             current: None,

@@ -4,6 +4,8 @@
 //! (folded lines, more fields than its table, a stray byte in a name) and heads that were cut by
 //! a hole are read line by line, leniently: an observer judges no one.
 
+use std::borrow::Cow;
+
 use super::body::Framing;
 use crate::protocol::TraceHeaders;
 use crate::protocol::reader::{Reader, split};
@@ -217,7 +219,7 @@ impl<'a> Fields<'a> {
 
     fn take_traceparent(&mut self, value: &[u8]) {
         self.traceparent_count += 1;
-        self.trace.traceparent = (self.traceparent_count == 1).then(|| text(value));
+        self.trace.traceparent = (self.traceparent_count == 1).then(|| text(value).into_owned());
     }
 
     fn take_tracestate(&mut self, value: &[u8]) {
@@ -226,7 +228,7 @@ impl<'a> Fields<'a> {
                 joined.push(',');
                 joined.push_str(&text(value));
             }
-            none => *none = Some(text(value)),
+            none => *none = Some(text(value).into_owned()),
         }
     }
 
@@ -275,12 +277,12 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// A field value as text: what is not UTF-8 is replaced, line folds become spaces.
-pub(super) fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(value);
     if memchr::memchr2(b'\r', b'\n', value).is_none() {
-        return text.into_owned();
+        return text;
     }
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    Cow::Owned(text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ impl Http1 {
             exchange: front.number,
             start_ns: front.start_ns,
             end_ns: last_ns.max(front.start_ns),
-            details: Box::new(describe::finish(draft, self.endpoint.kind, result)),
+            details: describe::finish(draft, self.ends.endpoint.kind, result),
         });
     }
 }

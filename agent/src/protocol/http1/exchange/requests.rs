@@ -51,7 +51,7 @@ impl Http1 {
         let Some(line) = parse::request_line(line) else {
             self.requests.lose();
             self.current = None;
-            if self.next_number == 0 && self.endpoint.complete {
+            if self.next_number == 0 && self.ends.endpoint.complete {
                 self.standing = Standing::Over;
             }
             return;
@@ -143,7 +143,7 @@ impl Http1 {
         };
         let fields = parse::fields(block);
         let framing = fields.request_framing();
-        let draft = describe::request(&self.endpoint, &line, &fields);
+        let draft = describe::request(&self.ends, &line, &fields);
         if let Some(exchange) = self.current_exchange() {
             exchange.draft = Some(draft);
             exchange.expects_continue = fields.expects_continue;
@@ -204,11 +204,7 @@ impl Http1 {
     pub(super) fn draft_of(&self, head: &[u8]) -> Option<Draft> {
         let (line, block) = parse::split_start_line(head)?;
         let line = parse::request_line(line)?;
-        Some(describe::request(
-            &self.endpoint,
-            &line,
-            &parse::fields(block),
-        ))
+        Some(describe::request(&self.ends, &line, &parse::fields(block)))
     }
 
     pub(super) fn request_hole(&mut self, length: u64, time_ns: u64) {

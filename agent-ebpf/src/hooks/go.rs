@@ -1,0 +1,41 @@
+//! Go's HTTP client: which goroutine is about to use which connection. A kept connection is written
+//! by a goroutine of its own, so the socket call does not say for whom.
+//!
+//! hook: uprobe net/http.(*persistConn).roundTrip, Go 1.17 and newer (arguments in registers): `rax`
+//!       is the connection, `r14` the goroutine; on the entry or behind the stack check
+//! fallback: none; the calls have no parent then
+
+use agent_common::{process::GoCall, record::RecordKind};
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
+
+use crate::{
+    emit, process,
+    read::go::{self, Goroutine},
+};
+
+#[uprobe]
+pub(crate) fn go_client_call(ctx: ProbeContext) -> u32 {
+    let _ = try_call(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_call(ctx: &ProbeContext) -> Option<()> {
+    let traced = process::traced_unit()?;
+    if !traced.is_go {
+        return None;
+    }
+    // SAFETY: the context of a uprobe is the thread's registers; the verifier checks the loads.
+    let (holder, goroutine) = unsafe { ((*ctx.regs).rax, (*ctx.regs).r14) };
+    let program = process::go(traced.unit.process_id)?;
+    let goroutine = Goroutine::at(program, goroutine)?;
+    emit::record(&GoCall {
+        header: emit::header(RecordKind::GoCall, size_of::<GoCall>(), emit::now_ns()),
+        unit: traced.unit,
+        task: goroutine.id,
+        task_parent: goroutine.parent_id,
+        descriptor: go::descriptor(program, holder)?,
+        reserved: 0,
+    });
+    Some(())
+}

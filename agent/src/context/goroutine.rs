@@ -1,0 +1,350 @@
+//! Which request a goroutine works for. Pure.
+//!
+//! A server's goroutine that reads a request's head works for it until it is answered: `net/http`
+//! has one for each connection, and others hand a whole connection to one at a time. What it starts
+//! meanwhile works for the request too, and so does what that starts. Which goroutine uses a kept
+//! connection of `net/http`'s client is told by a record of its own ([`Goroutines::handle_call`]),
+//! because another goroutine writes the bytes. A write by a goroutine that serves a request is
+//! proof without it; a write by any other goroutine proves nothing.
+//!
+//! A handler may start a goroutine that outlives its request, and calls while the next request of
+//! the connection is served. So a child counts only when it is known to be younger than the reading
+//! of the request. Go gives ids in batches of 16 to its processors: at each read the kernel side
+//! notes the ids that the reader's processor had left, and the highest allotted to any. A goroutine
+//! with one of those ids, or with a higher one, was started after that read.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rustc_hash::FxHashMap;
+
+use crate::event::{ConnectionId, ProcessId, Task, TaskIds};
+
+/// A request is written within this time of its call; a call noted longer ago was given up.
+const CALL_NS: u64 = 1_000_000_000;
+
+/// Goroutines remembered of each process: parents of those seen, and those that belong to a
+/// request. The oldest are forgotten; what they start then belongs to nothing.
+const GOROUTINES: usize = 16_384;
+
+/// Batches of ids and allotments remembered of each process; each processor holds one batch.
+const BATCHES: usize = 512;
+
+/// Ids of a batch.
+const BATCH: u64 = 16;
+
+/// Generations from a goroutine up to the one that serves.
+const GENERATIONS: u32 = 8;
+
+/// All processes made by Go; `E` names an exchange.
+#[derive(Debug)]
+pub struct Goroutines<E> {
+    programs: FxHashMap<ProcessId, Program<E>>,
+    /// Who serves a connection.
+    servers: FxHashMap<ConnectionId, (ProcessId, u64)>,
+}
+
+#[derive(Debug)]
+struct Program<E> {
+    /// Goroutines that read requests, until their connection ends.
+    serving: FxHashMap<u64, Serving<E>>,
+    /// Other goroutines that belong to a request.
+    bound: Recent<E>,
+    parents: Recent<u64>,
+    /// The latest call announced on each file descriptor.
+    calls: FxHashMap<u32, Call<E>>,
+    births: Births,
+}
+
+#[derive(Debug)]
+struct Serving<E> {
+    connection: ConnectionId,
+    /// Unanswered requests, oldest first: pipelined ones are worked on in order. Each with the time
+    /// since which children belong to it.
+    open: VecDeque<(E, u64)>,
+    /// It read a request while one of another connection was open: a loop, which proves nothing.
+    is_loop: bool,
+}
+
+#[derive(Debug)]
+struct Call<E> {
+    caller: Option<E>,
+    time_ns: u64,
+}
+
+impl<E> Default for Goroutines<E> {
+    fn default() -> Self {
+        Self {
+            programs: FxHashMap::default(),
+            servers: FxHashMap::default(),
+        }
+    }
+}
+
+impl<E> Default for Program<E> {
+    fn default() -> Self {
+        Self {
+            serving: FxHashMap::default(),
+            bound: Recent::default(),
+            parents: Recent::default(),
+            calls: FxHashMap::default(),
+            births: Births::default(),
+        }
+    }
+}
+
+impl<E: Copy + PartialEq> Goroutines<E> {
+    /// A goroutine moved bytes; a reader with the ids that may still be given.
+    pub fn handle_seen(
+        &mut self,
+        process: ProcessId,
+        task: Task,
+        ids: Option<TaskIds>,
+        time_ns: u64,
+    ) {
+        let program = self.programs.entry(process).or_default();
+        if task.parent != 0 {
+            program.parents.insert(task.id, task.parent);
+        }
+        if let Some(ids) = ids {
+            program.births.observe(ids, time_ns);
+        }
+    }
+
+    /// A goroutine read what completes a request's head. Before that `net/http` may have read the
+    /// first byte on a goroutine that waits for the client to go away.
+    pub fn handle_request(
+        &mut self,
+        process: ProcessId,
+        task: Task,
+        connection: ConnectionId,
+        exchange: E,
+        time_ns: u64,
+    ) {
+        if let Some(before) = self.servers.insert(connection, (process, task.id))
+            && before != (process, task.id)
+        {
+            self.forget_server(before, connection);
+        }
+        let program = self.programs.entry(process).or_default();
+        let serving = program.serving.entry(task.id).or_insert(Serving {
+            connection,
+            open: VecDeque::new(),
+            is_loop: false,
+        });
+        serving.is_loop |= serving.connection != connection && !serving.open.is_empty();
+        serving.connection = connection;
+        serving.open.push_back((exchange, time_ns));
+    }
+
+    /// The request was answered: nobody works for it any more.
+    pub fn handle_answered(&mut self, connection: ConnectionId, exchange: E) {
+        let Some((process, task)) = self.servers.get(&connection) else {
+            return;
+        };
+        let serving = self
+            .programs
+            .get_mut(process)
+            .and_then(|program| program.serving.get_mut(task));
+        if let Some(serving) = serving {
+            serving.open.retain(|(other, _)| *other != exchange);
+            // A request that was read while another was served: what was started meanwhile is not
+            // its work, and there is no read between.
+            if let Some((_, since_ns)) = serving.open.front_mut() {
+                *since_ns = u64::MAX;
+            }
+        }
+    }
+
+    /// A goroutine is about to send a request of `net/http`'s client.
+    pub fn handle_call(&mut self, process: ProcessId, task: Task, descriptor: u32, time_ns: u64) {
+        let program = self.programs.entry(process).or_default();
+        let caller = program.request_of(task, GENERATIONS);
+        if task.parent != 0 {
+            program.parents.insert(task.id, task.parent);
+        }
+        program.calls.insert(descriptor, Call { caller, time_ns });
+    }
+
+    /// The request for which another is sent: by this goroutine, at this time, on this descriptor,
+    /// by a connection opened at `opened_ns` where that is known.
+    pub fn caller(
+        &mut self,
+        process: ProcessId,
+        writer: Task,
+        descriptor: Option<u32>,
+        opened_ns: Option<u64>,
+        time_ns: u64,
+    ) -> Option<E> {
+        let program = self.programs.get_mut(&process)?;
+        let call = descriptor.and_then(|descriptor| program.calls.remove(&descriptor));
+        let announced = call.filter(|call| {
+            time_ns.saturating_sub(call.time_ns) <= CALL_NS
+                && opened_ns.is_none_or(|opened_ns| opened_ns <= call.time_ns)
+        });
+        match announced {
+            Some(call) => call.caller,
+            None => program.serving.get(&writer.id).and_then(Serving::current),
+        }
+    }
+
+    pub fn handle_connection_end(&mut self, connection: ConnectionId) {
+        if let Some(server) = self.servers.remove(&connection) {
+            self.forget_server(server, connection);
+        }
+    }
+
+    fn forget_server(&mut self, (process, task): (ProcessId, u64), connection: ConnectionId) {
+        if let Some(program) = self.programs.get_mut(&process)
+            && let Some(serving) = program.serving.get(&task)
+            && serving.connection == connection
+            && !serving.is_loop
+        {
+            program.serving.remove(&task);
+        }
+    }
+
+    /// Records were lost: who serves what is known again from the next reads on.
+    pub fn handle_loss(&mut self) {
+        for program in self.programs.values_mut() {
+            program.serving.retain(|_, serving| {
+                serving.open.clear();
+                serving.is_loop
+            });
+            program.bound = Recent::default();
+            program.calls.clear();
+        }
+        self.servers.clear();
+    }
+
+    pub fn handle_exit(&mut self, process: ProcessId) {
+        self.programs.remove(&process);
+        self.servers.retain(|_, (of, _)| *of != process);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+            && self
+                .programs
+                .values()
+                .all(|program| program.serving.is_empty())
+    }
+}
+
+impl<E: Copy> Serving<E> {
+    fn current(&self) -> Option<E> {
+        self.front().map(|(exchange, _)| exchange)
+    }
+
+    fn front(&self) -> Option<(E, u64)> {
+        self.open.front().copied().filter(|_| !self.is_loop)
+    }
+}
+
+impl<E: Copy + PartialEq> Program<E> {
+    /// The request that a goroutine works for, or worked for: it belongs to one for ever.
+    fn request_of(&mut self, task: Task, generations: u32) -> Option<E> {
+        if let Some(serving) = self.serving.get(&task.id) {
+            return serving.current();
+        }
+        if let Some(known) = self.bound.get(task.id) {
+            return Some(known);
+        }
+        if task.parent == 0 || generations == 0 {
+            return None;
+        }
+        let found = if let Some(serving) = self.serving.get(&task.parent) {
+            let (exchange, since_ns) = serving.front()?;
+            let born_ns = self.births.after(task.id)?;
+            (born_ns >= since_ns).then_some(exchange)
+        } else {
+            let parent = Task {
+                id: task.parent,
+                parent: self.parents.get(task.parent).unwrap_or(0),
+            };
+            self.request_of(parent, generations - 1)
+        }?;
+        self.bound.insert(task.id, found);
+        Some(found)
+    }
+}
+
+/// A bounded table that forgets its oldest entries.
+#[derive(Debug)]
+struct Recent<V> {
+    values: FxHashMap<u64, V>,
+    order: VecDeque<u64>,
+}
+
+impl<V> Default for Recent<V> {
+    fn default() -> Self {
+        Self {
+            values: FxHashMap::default(),
+            order: VecDeque::new(),
+        }
+    }
+}
+
+impl<V: Copy> Recent<V> {
+    fn get(&self, key: u64) -> Option<V> {
+        self.values.get(&key).copied()
+    }
+
+    fn insert(&mut self, key: u64, value: V) {
+        if self.values.insert(key, value).is_some() {
+            return;
+        }
+        self.order.push_back(key);
+        if self.order.len() > GOROUTINES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.values.remove(&oldest);
+        }
+    }
+}
+
+/// When goroutine ids were still to be given.
+#[derive(Debug, Default)]
+struct Births {
+    /// By the end of a batch: when each of its ids was last seen to be the next one.
+    batches: BTreeMap<u64, [u64; BATCH as usize]>,
+    /// When each highest allotted id was last seen.
+    allotted: BTreeMap<u64, u64>,
+}
+
+impl Births {
+    fn observe(&mut self, ids: TaskIds, time_ns: u64) {
+        let left = u64::from(ids.left);
+        if (1..=BATCH).contains(&left)
+            && let Some(end) = ids.next.checked_add(left)
+        {
+            let batch = self.batches.entry(end).or_default();
+            if let Some(seen) = batch.get_mut((BATCH - left) as usize) {
+                *seen = time_ns.max(*seen);
+            }
+        }
+        if ids.allotted != 0 {
+            let seen = self.allotted.entry(ids.allotted).or_default();
+            *seen = time_ns.max(*seen);
+        }
+        while self.batches.len() > BATCHES {
+            self.batches.pop_first();
+        }
+        while self.allotted.len() > BATCHES {
+            self.allotted.pop_first();
+        }
+    }
+
+    /// The latest time known at which the goroutine did not exist yet.
+    fn after(&self, id: u64) -> Option<u64> {
+        let in_batch = self.batches.range(id + 1..).next().and_then(|(end, seen)| {
+            let place = id.checked_sub(end.saturating_sub(BATCH))?;
+            seen.iter().take(place as usize + 1).max().copied()
+        });
+        let unallotted = self.allotted.range(..id).next_back().map(|(_, seen)| *seen);
+        in_batch.max(unallotted).filter(|seen| *seen != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

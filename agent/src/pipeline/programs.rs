@@ -1,0 +1,233 @@
+//! EDGE: reads the executables of traced processes, once each, and hooks those made by Go.
+//!
+//! A probe is on a binary, for all its processes. It goes when the last of them has ended, so that
+//! the kernel does not keep binaries that were replaced or whose container is gone.
+#![expect(clippy::disallowed_methods, reason = "edge: opens executables")]
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File, Metadata},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+};
+
+use agent_common::{kernel_config::ABSENT, process::GoProcess};
+use anyhow::{Context as _, Result};
+use object::read::ReadCache;
+
+use crate::{
+    kernel::go::{GoHooks, ProbeId},
+    process::{
+        Process,
+        binary::{self, GoProgram, Offsets},
+        text,
+    },
+};
+
+/// Executables remembered. Most are not made by Go: that is remembered too.
+const BINARIES: usize = 4_096;
+
+/// Device and inode number of a file.
+type FileId = (u64, u64);
+
+/// A file, and its content as far as the file system tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Content {
+    file: FileId,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Content {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            file: (metadata.dev(), metadata.ino()),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// A Go binary and who runs it.
+struct Binary {
+    content: Content,
+    program: GoProgram,
+    probe: Option<ProbeId>,
+    pids: HashSet<u32>,
+}
+
+pub(super) struct Programs {
+    hooks: GoHooks,
+    go: HashMap<FileId, Binary>,
+    others: HashSet<Content>,
+}
+
+impl Programs {
+    pub(super) fn new(hooks: GoHooks) -> Self {
+        Self {
+            hooks,
+            go: HashMap::new(),
+            others: HashSet::new(),
+        }
+    }
+
+    /// Looks at the executable of a traced process, tells the kernel side how to read its
+    /// goroutines if Go made it, and notes so in its facts. Returns whether goroutines can be read.
+    pub(super) fn inspect(&mut self, process: &mut Process) -> bool {
+        let pid = process.id.pid;
+        let mut is_described = false;
+        match self.follow(pid) {
+            Ok(Some((version, described))) => {
+                process.facts.go_version = Some(version);
+                is_described = described;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let reason = format!("{error:#}");
+                tracing::debug!(pid, reason, "program not understood");
+            }
+        }
+        if !is_described {
+            self.hooks.forget(pid);
+        }
+        is_described
+    }
+
+    /// Lets go of binaries that nobody runs any more.
+    pub(super) fn sweep(&mut self) {
+        let Self { hooks, go, .. } = self;
+        go.retain(|file, binary| {
+            let runs = |pid: &u32| identify(*pid).is_ok_and(|content| content.file == *file);
+            binary.pids.retain(runs);
+            if binary.pids.is_empty() {
+                detach(hooks, binary);
+            }
+            !binary.pids.is_empty()
+        });
+    }
+
+    /// Version of the Go that made the process's program, and whether the kernel side was told how
+    /// to read it; `None`: another language.
+    fn follow(&mut self, pid: u32) -> Result<Option<(String, bool)>> {
+        let content = identify(pid).context("cannot look at its executable")?;
+        if self.others.contains(&content) {
+            return Ok(None);
+        }
+        let known = self.go.get(&content.file);
+        if known.is_none_or(|binary| binary.content != content) {
+            let Some(program) = read(pid)? else {
+                if self.others.len() >= BINARIES {
+                    self.others.clear();
+                }
+                self.others.insert(content);
+                return Ok(None);
+            };
+            self.meet(pid, content, program);
+        }
+        let Some(binary) = self.go.get_mut(&content.file) else {
+            return Ok(None);
+        };
+        binary.pids.insert(pid);
+        let version = binary.program.version.clone();
+        let Some((offsets, _)) = &binary.program.offsets else {
+            return Ok(Some((version, false)));
+        };
+        let described = describe(&binary.program, offsets, load_bias(pid, &binary.program));
+        self.hooks.describe(pid, &described)?;
+        Ok(Some((version, true)))
+    }
+
+    /// A binary not seen before, or one that was written again.
+    fn meet(&mut self, pid: u32, content: Content, program: GoProgram) {
+        let before = self.go.remove(&content.file);
+        if let Some(binary) = &before {
+            detach(&mut self.hooks, binary);
+        }
+        let binary = Binary {
+            content,
+            probe: self.probe(pid, &program),
+            program,
+            pids: before.map(|binary| binary.pids).unwrap_or_default(),
+        };
+        self.go.insert(content.file, binary);
+    }
+
+    /// Probes a new binary, and says what of it is not understood.
+    fn probe(&mut self, pid: u32, program: &GoProgram) -> Option<ProbeId> {
+        tracing::info!(
+            pid,
+            version = program.version,
+            is_stripped = program.is_stripped,
+            is_position_independent = program.is_position_independent,
+            offsets = ?program.offsets.map(|(_, source)| source),
+            has_http_client = program.client_call.is_some(),
+            "Go program"
+        );
+        for shortcoming in &program.shortcomings {
+            tracing::warn!(pid, reason = %shortcoming, "goroutines not followed all the way");
+        }
+        let offset = program.client_call.filter(|_| program.offsets.is_some())?;
+        self.hooks
+            .attach(&executable(pid), offset)
+            .inspect_err(|error| {
+                let reason = format!("{error:#}");
+                tracing::warn!(
+                    pid,
+                    reason,
+                    "calls of Go's HTTP client not joined by goroutine"
+                );
+            })
+            .ok()
+    }
+}
+
+fn detach(hooks: &mut GoHooks, binary: &Binary) {
+    if let Some(probe) = &binary.probe
+        && let Err(error) = hooks.detach(probe)
+    {
+        tracing::debug!(%error, "probe not detached");
+    }
+}
+
+fn executable(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/exe"))
+}
+
+fn identify(pid: u32) -> io::Result<Content> {
+    fs::metadata(executable(pid)).map(|metadata| Content::of(&metadata))
+}
+
+fn read(pid: u32) -> Result<Option<GoProgram>> {
+    let file = File::open(executable(pid)).context("cannot open its executable")?;
+    Ok(binary::analyse(&ReadCache::new(file))?)
+}
+
+/// How far from its own addresses the program was loaded. `None` where that cannot be told.
+fn load_bias(pid: u32, program: &GoProgram) -> Option<u64> {
+    if !program.is_position_independent {
+        return Some(0);
+    }
+    let path = fs::read_link(executable(pid)).ok()?;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let start = text::mapped_at(&maps, path.to_str()?)?;
+    Some(start.wrapping_sub(program.image.0 & !0xfff))
+}
+
+fn describe(program: &GoProgram, offsets: &Offsets, bias: Option<u64>) -> GoProcess {
+    let address = |own: u64| bias.map_or(0, |bias| own.wrapping_add(bias));
+    let (start, end) = program.image;
+    GoProcess {
+        thread: offsets.thread,
+        id: offsets.id,
+        parent_id: offsets.parent_id.unwrap_or(ABSENT),
+        running: offsets.running,
+        processor: offsets.processor,
+        left_processor: offsets.left_processor,
+        next_id: offsets.next_id,
+        connection: offsets.connection,
+        allotted: program.counter.map_or(0, address),
+        image_start: address(start),
+        image_end: address(end),
+    }
+}

@@ -1,0 +1,163 @@
+//! The load generators, and what they report.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::steps::capture;
+
+/// One run of a load generator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Load {
+    pub(super) requests: u64,
+    /// Requests per second.
+    pub(super) rate: f64,
+    /// Microseconds.
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+}
+
+/// wrk for so many seconds on kept connections.
+pub(super) fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Load> {
+    let report = capture(Command::new("wrk").args([
+        "-t1",
+        &format!("-c{connections}"),
+        &format!("-d{seconds}s"),
+        "--latency",
+        url,
+    ]))?;
+    read_wrk(&report).with_context(|| format!("cannot read what wrk reports:\n{report}"))
+}
+
+/// redis-benchmark with so many requests, each sent when the one before was answered.
+pub(super) fn redis_benchmark(port: u16, connections: u32, requests: u64) -> Result<Load> {
+    let report = capture(Command::new("redis-benchmark").args([
+        "--csv",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port.to_string(),
+        "-t",
+        "get",
+        "-c",
+        &connections.to_string(),
+        "-n",
+        &requests.to_string(),
+    ]))?;
+    read_redis_benchmark(&report, requests)
+        .with_context(|| format!("cannot read what redis-benchmark reports:\n{report}"))
+}
+
+/// Requests that failed are said on lines of their own; a run with any is not a measurement.
+fn read_wrk(report: &str) -> Option<Load> {
+    let after = |prefix: &str| {
+        let line = report
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(prefix));
+        line.map(str::trim)
+    };
+    if after("Non-2xx or 3xx responses:").is_some() {
+        return None;
+    }
+    let total = report
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "));
+    Some(Load {
+        requests: total?.0.parse().ok()?,
+        rate: after("Requests/sec:")?.parse().ok()?,
+        p50_us: microseconds(after("50%")?)?,
+        p99_us: microseconds(after("99%")?)?,
+    })
+}
+
+/// A time as wrk writes it.
+fn microseconds(text: &str) -> Option<f64> {
+    let units = [
+        ("us", 1.0),
+        ("ms", 1_000.0),
+        ("s", 1_000_000.0),
+        ("m", 60_000_000.0),
+    ];
+    units.iter().find_map(|(unit, factor)| {
+        let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(number * factor)
+    })
+}
+
+/// A line of names, then one of values, all in quotes; times are milliseconds.
+fn read_redis_benchmark(report: &str, requests: u64) -> Option<Load> {
+    let cells = |line: &str| -> Vec<String> {
+        let cells = line.split(',').map(|cell| cell.trim_matches('"'));
+        cells.map(str::to_owned).collect()
+    };
+    let mut lines = report
+        .lines()
+        .skip_while(|line| !line.starts_with("\"test\""));
+    let (names, values) = (cells(lines.next()?), cells(lines.next()?));
+    let value = |name: &str| {
+        let at = names.iter().position(|known| known == name)?;
+        values.get(at)?.parse::<f64>().ok()
+    };
+    Some(Load {
+        requests,
+        rate: value("rps")?,
+        p50_us: value("p50_latency_ms")? * 1_000.0,
+        p99_us: value("p99_latency_ms")? * 1_000.0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As wrk 4.1.0 wrote it.
+    const WRK: &str = "Running 1s test @ http://127.0.0.1:18888/kernels.json
+  1 threads and 4 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     6.96ms    9.03ms  60.33ms   86.71%
+    Req/Sec     0.93k   592.50     2.31k    70.00%
+  Latency Distribution
+     50%  280.00us
+     75%    8.48ms
+     90%   18.95ms
+     99%   43.21ms
+  945 requests in 1.04s, 24.70MB read
+Requests/sec:    905.85
+Transfer/sec:     23.68MB
+";
+
+    /// As redis-benchmark 7.0.15 wrote it.
+    const REDIS: &str =
+        "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\
+\"p95_latency_ms\",\"p99_latency_ms\",\"max_latency_ms\"
+\"GET\",\"39370.08\",\"0.283\",\"0.048\",\"0.207\",\"0.335\",\"2.615\",\"21.775\"
+";
+
+    /// Totals, rates and times in one unit.
+    #[test]
+    fn wrk_is_read() {
+        let load = Load {
+            requests: 945,
+            rate: 905.85,
+            p50_us: 280.0,
+            p99_us: 43_210.0,
+        };
+        assert_eq!(read_wrk(WRK), Some(load));
+        let failed = format!("{WRK}  Non-2xx or 3xx responses: 1042\n");
+        assert_eq!(read_wrk(&failed), None, "answers that are errors");
+    }
+
+    /// Columns are found by name, whatever warnings stand before them.
+    #[test]
+    fn redis_benchmark_is_read() {
+        let load = Load {
+            requests: 20_000,
+            rate: 39_370.08,
+            p50_us: 207.0,
+            p99_us: 2_615.0,
+        };
+        let warned = format!("WARNING: Could not fetch server CONFIG\n{REDIS}");
+        assert_eq!(read_redis_benchmark(&warned, 20_000), Some(load));
+        assert_eq!(read_redis_benchmark("\"test\",\"rps\"\n", 20_000), None);
+    }
+}

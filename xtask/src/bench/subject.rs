@@ -1,0 +1,154 @@
+//! The programs that are traced, and the load on each.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use super::load::{self, Load};
+use crate::{
+    child::{self, Running},
+    steps::{self, Privilege},
+};
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// One worker and a small static reply, asked by wrk.
+    Nginx,
+    /// A blocking thread for each connection, in Python's http.server, asked by wrk.
+    Python,
+    /// One request at a time on each connection, by redis-benchmark.
+    Redis,
+}
+
+impl Subject {
+    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Python, Self::Redis];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Python => "Python",
+            Self::Redis => "Redis",
+        }
+    }
+
+    /// Whether the agent knows the protocol, so that each request becomes a span.
+    pub(super) const fn is_understood(self) -> bool {
+        match self {
+            Self::Nginx | Self::Python => true,
+            Self::Redis => false,
+        }
+    }
+
+    pub(super) fn start(self, directory: &Path, connections: u32) -> Result<Served> {
+        let [port] = child::free_ports()?;
+        let (program, port) = match self {
+            Self::Nginx => (start_nginx(directory, port)?, port),
+            Self::Python => start_python(directory)?,
+            Self::Redis => (start_redis(directory, port)?, port),
+        };
+        let mut served = Served {
+            subject: self,
+            program,
+            port,
+            connections,
+            rate: FIRST_RATE,
+        };
+        served.program.wait_for_port(port)?;
+        // Page cache, CPU frequency and branch predictors settle before the first run that counts.
+        served.rate = served.load(1)?.rate;
+        Ok(served)
+    }
+}
+
+/// Requests per second that redis-benchmark is given before any rate is known.
+const FIRST_RATE: f64 = 20_000.0;
+
+/// A program under test that answers.
+pub(super) struct Served {
+    pub(super) subject: Subject,
+    pub(super) program: Running,
+    port: u16,
+    connections: u32,
+    /// Requests per second: redis-benchmark takes a number of requests and not a time.
+    rate: f64,
+}
+
+impl Served {
+    /// Load for so many seconds.
+    pub(super) fn load(&self, seconds: u32) -> Result<Load> {
+        let url = |path: &str| format!("http://127.0.0.1:{}{path}", self.port);
+        match self.subject {
+            Subject::Nginx => load::wrk(&url("/"), self.connections, seconds),
+            Subject::Python => load::wrk(&url("/hello"), self.connections, seconds),
+            Subject::Redis => {
+                let requests = self.rate * f64::from(seconds);
+                load::redis_benchmark(self.port, self.connections, requests as u64)
+            }
+        }
+    }
+
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// One worker, a small static reply, and an access log, as a busy real one has.
+const NGINX: &str = "
+daemon off;
+@USER@
+worker_processes 1;
+pid @DIR@/nginx.pid;
+error_log @DIR@/error.log warn;
+events { worker_connections 512; }
+http {
+    access_log @DIR@/access.log;
+    client_body_temp_path @DIR@/body;
+    proxy_temp_path @DIR@/proxy;
+    fastcgi_temp_path @DIR@/fastcgi;
+    uwsgi_temp_path @DIR@/uwsgi;
+    scgi_temp_path @DIR@/scgi;
+    keepalive_requests 1000000000;
+    server {
+        listen 127.0.0.1:@PORT@;
+        location / { default_type text/plain; return 200 'hello\\n'; }
+    }
+}
+";
+
+fn start_nginx(directory: &Path, port: u16) -> Result<Running> {
+    // Workers of a root nginx would otherwise become a user who may not enter the directory.
+    let user = if Privilege::detect() == Privilege::Root {
+        "user root;"
+    } else {
+        ""
+    };
+    let text = NGINX
+        .replace("@USER@", user)
+        .replace("@DIR@", &directory.display().to_string())
+        .replace("@PORT@", &port.to_string());
+    Running::start_nginx(directory, &text)
+}
+
+/// The server of the tests, and the port that it says it listens on.
+fn start_python(directory: &Path) -> Result<(Running, u16)> {
+    let script = steps::workspace().join("tests/workloads/server.py");
+    let mut program = Running::start("python", directory, Command::new("python3").arg(script))?;
+    let output = program.stdout.clone();
+    let port = || {
+        let said = fs::read_to_string(&output).ok()?;
+        let said: serde_json::Value = serde_json::from_str(said.trim()).ok()?;
+        u16::try_from(said.get("port")?.as_u64()?).ok()
+    };
+    program.wait_until("port", Duration::from_secs(10), || port().is_some())?;
+    let port = port().context("the port was there")?;
+    Ok((program, port))
+}
+
+/// Nothing is written to disk.
+fn start_redis(directory: &Path, port: u16) -> Result<Running> {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+    command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
+    command.arg("--dir").arg(directory);
+    Running::start("redis", directory, &mut command)
+}
