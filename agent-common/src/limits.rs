@@ -77,8 +77,9 @@ pub const INJECT_STEPS: u32 = 8 * 1024;
 /// piece of memory when they are in several.
 pub const INJECT_OFFSET: u32 = 256 * 1024;
 
-/// Bytes of a captured request in which its `traceparent` is looked for.
-pub const CONTEXT_STEPS: u32 = (CAPTURE_BYTES / INJECT_STEP_BYTES) as u32;
+/// Bytes of a captured request in which its `traceparent` is looked for, one by one and each
+/// followed by the verifier. Most servers refuse longer heads (8 KiB).
+pub const CONTEXT_BYTES: usize = 8 * 1024;
 
 /// Connections that have left the map and wait for user space to remove them.
 pub const LEAVING: u32 = 65_536;

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    hooks::inject_context::{Search, TraceContext},
+    hooks::inject_context::{Search, Starter, TraceContext},
     process::ProcessState,
     scratch::Scratch,
     user_buffer::MessageProgress,
@@ -129,6 +129,11 @@ pub(crate) static LEAVING: Queue<u64> = Queue::with_max_entries(limits::LEAVING,
 /// is not told.
 #[map]
 pub(crate) static WORK: LruHashMap<u64, TraceContext> =
+    LruHashMap::with_max_entries(limits::CALLS_IN_PROGRESS, 0);
+
+/// Who started a thread while it worked for a request, by process and thread id. LRU, as above.
+#[map]
+pub(crate) static STARTED: LruHashMap<u64, Starter> =
     LruHashMap::with_max_entries(limits::CALLS_IN_PROGRESS, 0);
 
 /// The request that a loop's server connection carries, by connection. Removed with it.

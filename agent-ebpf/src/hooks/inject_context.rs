@@ -12,16 +12,13 @@ use agent_common::{
     payload::flags,
     record::RecordKind,
 };
-use aya_ebpf::{
-    cty::c_void,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_loop},
-};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::inject_head::random;
 use crate::{
     connection::Place,
     emit,
-    maps::{ARMED, CALLS, GRAMMAR, INJECTABLE, REQUESTS, SEARCH, WORK},
+    maps::{ARMED, CALLS, GRAMMAR, INJECTABLE, REQUESTS, SEARCH, STARTED, WORK},
     read::task,
     scratch::Scratch,
 };
@@ -83,15 +80,51 @@ pub(crate) fn connecting(connection: u64) {
     }
 }
 
+#[inline(always)]
+fn of_thread(thread: u64) -> Option<TraceContext> {
+    // SAFETY: copied at once.
+    unsafe { WORK.get(&thread) }.copied()
+}
+
+/// Who started a thread, and for which trace.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Starter {
+    thread: u64,
+    trace_id: [u64; 2],
+}
+
+/// A thread started another: while it works for the same request, so does the other.
+#[inline(always)]
+pub(crate) fn started(starter: u64, thread: u64) {
+    if let Some(context) = of_thread(starter) {
+        let by = Starter {
+            thread: starter,
+            trace_id: context.trace_id,
+        };
+        let _ = STARTED.insert(&thread, &by, 0);
+    } else {
+        let _ = STARTED.remove(&thread);
+    }
+}
+
+#[inline(always)]
+fn of_starter(thread: u64) -> Option<TraceContext> {
+    // SAFETY: copied at once.
+    let by = unsafe { STARTED.get(&thread) }.copied()?;
+    let context = of_thread(by.thread)?;
+    (context.trace_id[0] == by.trace_id[0] && context.trace_id[1] == by.trace_id[1])
+        .then_some(context)
+}
+
 /// The trace of a request that leaves now.
 #[inline(always)]
 pub(crate) fn of_call(stream: &OutgoingStream) -> TraceContext {
     let thread = bpf_get_current_pid_tgid();
     let connection = stream.connection;
     if stream.is_loop == 0 {
-        // SAFETY: copied at once.
-        return unsafe { WORK.get(&thread) }
-            .copied()
+        return of_thread(thread)
+            .or_else(|| of_starter(thread))
             .unwrap_or_else(TraceContext::new);
     }
     // Whoever opened the connection sends its first request, however long that took.
@@ -99,8 +132,7 @@ pub(crate) fn of_call(stream: &OutgoingStream) -> TraceContext {
     let known = if stream.request_position == 0 {
         unsafe { CALLS.get(&connection) }.copied()
     } else {
-        // SAFETY: as above.
-        unsafe { WORK.get(&thread) }.copied()
+        of_thread(thread)
     };
     let context = known.unwrap_or_else(TraceContext::new);
     let _ = CALLS.insert(&connection, &context, 0);
@@ -221,116 +253,64 @@ fn is_interim(area: *const Scratch, captured: u32) -> bool {
     captured > 9 && unsafe { core::ptr::read_volatile(&raw const (*area).bytes[9]) } == b'1'
 }
 
-/// How far the search for a `traceparent` is; on this CPU.
+/// How far the search for a `traceparent` is; on this CPU. What changes lies in a map and is read
+/// again for each byte: the verifier then knows nothing of it, and follows one path instead of one
+/// for each thing that may have been recognised. Not in steps of `bpf_loop`: kernels before 5.13
+/// refuse a program that refers to a callback, even where it is never called.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Search {
-    offset: u32,
-    length: u32,
-    state: u8,
-    is_found: u8,
-    is_over: u8,
-    reserved: u8,
-}
-
-#[repr(C)]
-struct Searching {
-    search: *mut Search,
-    bytes: *const u8,
-    table: *const u8,
+    state: u64,
+    found: u64,
 }
 
 /// The context that a request carries.
 #[inline(always)]
 fn inbound(area: *const Scratch, captured: u32) -> Option<TraceContext> {
-    let found = SEARCH.get_ptr_mut(0)?;
-    let table = GRAMMAR.get_ptr(0)?;
+    let search = SEARCH.get_ptr_mut(0)?;
+    let table: *const u8 = GRAMMAR.get_ptr(0)?.cast();
+    // SAFETY: a place in the area.
+    let bytes: *const u8 = unsafe { (&raw const (*area).bytes).cast() };
     // SAFETY: this CPU's own value.
-    let search = unsafe { &mut *found };
-    search.offset = 0;
-    search.length = captured;
-    search.state = state::START;
-    search.is_found = 0;
-    search.is_over = 0;
-    let mut searching = Searching {
-        search: found,
-        // SAFETY: a place in the area.
-        bytes: unsafe { (&raw const (*area).bytes).cast() },
-        table: table.cast(),
-    };
-    let step = step as unsafe extern "C" fn(u64, *mut Searching) -> i64;
-    // SAFETY: the callback and its context are of the shape that the helper wants.
     unsafe {
-        bpf_loop(
-            limits::CONTEXT_STEPS,
-            step as *mut c_void,
-            (&raw mut searching).cast(),
-            0,
-        )
-    };
+        (&raw mut (*search).state).write_volatile(u64::from(state::START));
+        (&raw mut (*search).found).write_volatile(0);
+    }
+    for offset in 0..limits::CONTEXT_BYTES {
+        if offset as u32 >= captured {
+            return None;
+        }
+        // SAFETY: this CPU's own value.
+        let row = unsafe { (&raw const (*search).state).read_volatile() } as usize;
+        // SAFETY: the area is longer than the search.
+        let byte = unsafe { bytes.add(offset).read_volatile() };
+        let place = (row << 8 | usize::from(byte)) & (GRAMMAR_BYTES - 1);
+        // SAFETY: inside the table, by the mask.
+        let mut row = unsafe { table.add(place).read_volatile() };
+        if row >= EVENTS {
+            row = match row {
+                event::TRACEPARENT => {
+                    // SAFETY: this CPU's own value.
+                    unsafe { (&raw mut (*search).found).write_volatile(offset as u64 + 1) };
+                    break;
+                }
+                event::CONNECT => state::TARGET,
+                event::OLD_VERSION => state::VERSION_END,
+                event::LENGTH => state::LENGTH,
+                event::LENGTH_DIGIT => state::LENGTH_DIGITS,
+                event::TRANSFER_ENCODING | event::UPGRADE | event::EXPECT => state::VALUE,
+                _ => return None,
+            };
+        }
+        // SAFETY: this CPU's own value.
+        unsafe { (&raw mut (*search).state).write_volatile(u64::from(row)) };
+    }
     // SAFETY: this CPU's own value.
-    let search = unsafe { &*found };
-    if search.is_found == 0 {
+    let found = unsafe { (&raw const (*search).found).read_volatile() } as u32;
+    if found == 0 {
         return None;
     }
-    // SAFETY: as above.
-    parse(
-        unsafe { (&raw const (*area).bytes).cast() },
-        search.offset,
-        search.length,
-    )
-}
-
-/// # Safety
-/// Called by `bpf_loop` with a [`Searching`] whose pointers are valid.
-unsafe extern "C" fn step(_index: u64, searching: *mut Searching) -> i64 {
-    // SAFETY: as promised by the caller.
-    let (found, bytes, table) =
-        unsafe { ((*searching).search, (*searching).bytes, (*searching).table) };
-    // SAFETY: this CPU's own value.
-    let search = unsafe { &mut *found };
-    if search.is_over == 1 {
-        return 1;
-    }
-    let offset = search.offset as usize & (limits::CAPTURE_OFFSETS - 1);
-    let length = search.length as usize;
-    let mut row = search.state;
-    let mut read = 0;
-    for index in 0..limits::INJECT_STEP_BYTES {
-        if offset + index >= length {
-            search.is_over = 1;
-            break;
-        }
-        // SAFETY: the offset is masked, and the area is far longer.
-        let byte = unsafe { core::ptr::read_volatile(bytes.add(offset + index)) };
-        let place = (usize::from(row) << 8 | usize::from(byte)) & (GRAMMAR_BYTES - 1);
-        // SAFETY: inside the table, by the mask.
-        row = unsafe { core::ptr::read_volatile(table.add(place)) };
-        read = index as u32 + 1;
-        if row >= EVENTS {
-            break;
-        }
-    }
-    search.offset += read;
-    search.state = match row {
-        event::TRACEPARENT => {
-            search.is_found = 1;
-            search.is_over = 1;
-            state::VALUE
-        }
-        event::CONNECT => state::TARGET,
-        event::OLD_VERSION => state::VERSION_END,
-        event::LENGTH => state::LENGTH,
-        event::LENGTH_DIGIT => state::LENGTH_DIGITS,
-        event::TRANSFER_ENCODING | event::UPGRADE | event::EXPECT => state::VALUE,
-        other => {
-            if other >= EVENTS {
-                search.is_over = 1;
-            }
-            other
-        }
-    };
-    0
+    parse(bytes, found, captured)
 }
 
 /// Bytes of a `traceparent` of version 00.

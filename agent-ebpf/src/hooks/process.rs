@@ -8,7 +8,7 @@
 use agent_common::{
     kernel_config::KernelField,
     limits,
-    process::{ProcessExec, ProcessExit, ProcessFork, Traced},
+    process::{ExecutionUnit, ProcessExec, ProcessExit, ProcessFork, Traced},
     record::RecordKind,
 };
 use aya_ebpf::{
@@ -22,6 +22,7 @@ use aya_ebpf::{
 
 use crate::{
     emit,
+    hooks::inject_context,
     maps::config,
     process,
     read::{field, task},
@@ -168,7 +169,11 @@ fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
         process::trace(child.process_id, child.process_start_ns);
     }
     if config!(inject) == 1 {
-        process::inherit_injection(parent.process_id, child.process_id);
+        if child.process_id == parent.process_id {
+            inject_context::started(thread_key(parent), thread_key(child));
+        } else {
+            process::inherit_injection(parent.process_id, child.process_id);
+        }
     }
     emit::record(&ProcessFork {
         header: emit::header(
@@ -180,6 +185,12 @@ fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
         child,
     });
     Some(())
+}
+
+/// As `bpf_get_current_pid_tgid` names a thread.
+#[inline(always)]
+fn thread_key(unit: ExecutionUnit) -> u64 {
+    u64::from(unit.process_id) << 32 | u64::from(unit.thread_id)
 }
 
 #[btf_tracepoint(function = "sched_process_exit")]

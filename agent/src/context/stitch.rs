@@ -611,7 +611,11 @@ impl<T> Stitcher<T> {
             Some((identity, evidence, _)) if evidence > self.weakest => (None, Some(identity)),
             strong => (strong, None),
         };
-        let passing = identity::passing(header.as_ref(), caller.as_ref());
+        // A header of ours carries the context on, though the program wrote none.
+        let passing = match (kind, minted) {
+            (Kind::Client, Some(_)) if header.is_none() => None,
+            _ => identity::passing(header.as_ref(), caller.as_ref()),
+        };
         // A root takes the trace that already left with a request, if one did.
         let mut new_trace = || minted.or(suggested).unwrap_or_else(|| self.ids.trace_id());
         let mut identity = match (kind, minted) {

@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 
-use super::ConnectionFacts;
+use super::{
+    ConnectionFacts,
+    watchdog::{Carried, End},
+};
 use crate::{
     connection::Origin,
     context::{
@@ -14,13 +17,13 @@ use crate::{
         goroutine::Goroutines,
         lineage::{Discipline, Lineage, Use},
         propagation,
-        stitch::{self, Beginning, NodeKey, WireKey},
         started::{Child, Starts},
+        stitch::{self, Beginning, NodeKey, WireKey},
     },
     event::{self, ConnectionId, Direction, Endpoints, ProcessId, Unit},
     protocol::{ExchangeNumber, Progress},
     self_metrics::{Counter, SelfMetrics},
-    span::{Details, Kind},
+    span::{Details, Kind, attribute, attribute::Value},
 };
 
 /// What a span needs besides its identity.
@@ -40,6 +43,36 @@ struct Open {
     unit: Unit,
     /// Position of the request's first byte.
     position: u64,
+    carried: Carried,
+}
+
+/// A client's exchange that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) process: ProcessId,
+    pub(super) carried: Carried,
+    pub(super) end: End,
+}
+
+/// What servers say of a head that is too much for them: RFC 9110, section 15.5.1, and RFC 6585,
+/// section 5.
+const REFUSED_HEAD: [i64; 2] = [400, 431];
+
+/// How a call ended; what was not observed is not held against anyone.
+fn end_of(details: &Details) -> End {
+    let find = |key: &str| {
+        details
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key == key)
+            .map(|attribute| &attribute.value)
+    };
+    match find(attribute::HTTP_RESPONSE_STATUS_CODE) {
+        Some(Value::Int(status)) if REFUSED_HEAD.contains(status) => End::Bad,
+        Some(_) => End::Good,
+        None if find(attribute::ERROR_TYPE).is_some() => End::Bad,
+        None => End::Good,
+    }
 }
 
 /// Exchanges whose end is not known, and who works for whom.
@@ -52,6 +85,8 @@ pub(super) struct Exchanges {
     answering: Answering<NodeKey>,
     /// Ids made for requests that are not known yet, by connection and position.
     minted: FxHashMap<ConnectionId, VecDeque<(u64, stitch::Minted)>>,
+    /// Calls that ended and were not asked for yet.
+    calls: VecDeque<Call>,
     starts: Starts<NodeKey>,
     pub(super) goroutines: Goroutines<NodeKey>,
 }
@@ -76,6 +111,11 @@ impl Exchanges {
         let span_id = Some(SpanId::from_bytes(minted.span_id)).filter(|id| *id != SpanId::INVALID);
         let trace_id = TraceId::from_bytes(minted.trace_id);
         waiting.push_back((minted.position, stitch::Minted { trace_id, span_id }));
+    }
+
+    /// A call that has ended since the last time.
+    pub(super) fn poll_call(&mut self) -> Option<Call> {
+        self.calls.pop_front()
     }
 
     /// Ids that were made for the request at this position.
@@ -133,6 +173,10 @@ impl Exchanges {
                     wire,
                     minted: self.take_minted(connection.id, position),
                 };
+                let carried = match beginning.minted {
+                    Some(minted) if minted.span_id.is_some() => Carried::Ours,
+                    _ => Carried::Nothing,
+                };
                 let node = stitcher.handle_started(beginning);
                 self.open.insert(
                     (connection.id, exchange),
@@ -140,6 +184,7 @@ impl Exchanges {
                         node,
                         unit,
                         position,
+                        carried,
                     },
                 );
                 match kind {
@@ -171,6 +216,11 @@ impl Exchanges {
                     && let Some(minted) = self.take_minted(connection.id, open.position)
                 {
                     stitcher.handle_minted(open.node, minted);
+                    if minted.span_id.is_some()
+                        && let Some(open) = self.open.get_mut(&(connection.id, exchange))
+                    {
+                        open.carried = Carried::Ours;
+                    }
                 }
                 self.note_server_goroutine(connection, exchange, origin);
                 if let Some(open) = self.open.get(&(connection.id, exchange))
@@ -212,6 +262,13 @@ impl Exchanges {
                 }
                 let process = open.unit.process;
                 let kind = connection.kind;
+                if kind == Kind::Client {
+                    self.calls.push_back(Call {
+                        process,
+                        carried: open.carried,
+                        end: end_of(&details),
+                    });
+                }
                 let finished = Finished {
                     process,
                     kind,

@@ -7,13 +7,17 @@
 
 mod exchange;
 pub mod replay;
+mod watchdog;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use agent_common::connection::ConnectionState;
 use rustc_hash::FxHashMap;
 
-use self::exchange::{Exchanges, Finished};
+use self::{
+    exchange::{Exchanges, Finished},
+    watchdog::Watchdog,
+};
 use crate::{
     connection::{self, Connection, Observation},
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline, stitch::Identity},
@@ -68,11 +72,15 @@ pub enum Command {
     /// A traced process runs another program now: [`Engine::facts`] says which. There is nothing
     /// to answer.
     NoteProgram(ProcessId),
+    /// Requests of this process fare worse since headers are put into them: stop it. There is
+    /// nothing to answer.
+    StopInjecting(ProcessId),
 }
 
 pub struct Engine {
     connections: connection::Table,
     exchanges: Exchanges,
+    watchdog: Watchdog,
     stitcher: Stitcher<Finished>,
     processes: ProcessTable,
     enricher: Enricher,
@@ -93,6 +101,7 @@ impl Engine {
         Self {
             connections: connection::Table::new(CONNECTIONS),
             exchanges: Exchanges::default(),
+            watchdog: Watchdog::default(),
             stitcher: Stitcher::new(
                 IdGenerator::seeded(config.seed),
                 WAITING,
@@ -186,6 +195,7 @@ impl Engine {
             }
             EventKind::Exit { process } => {
                 self.exchanges.handle_exit(process, &mut self.stitcher);
+                self.watchdog.handle_exit(process);
                 self.processes.handle_exit(process, now_ns);
             }
             EventKind::Minted(minted) => self.handle_minted(&minted),
@@ -462,6 +472,18 @@ impl Engine {
                 &mut self.stitcher,
                 &self.metrics,
             );
+        }
+        while let Some(call) = self.exchanges.poll_call() {
+            if self
+                .watchdog
+                .handle_end(call.process, call.carried, call.end)
+            {
+                let resource = self.enricher.resource(call.process, &self.processes);
+                self.metrics
+                    .lose(Loss::InjectionStopped, resource.service_name(), 1);
+                self.commands
+                    .push_back(Command::StopInjecting(call.process));
+            }
         }
     }
 

@@ -7,8 +7,8 @@
 pub mod attach;
 pub mod btf;
 pub mod features;
-pub mod injection;
 pub mod go;
+pub mod injection;
 pub mod layout;
 pub mod maps;
 pub mod object;

@@ -22,8 +22,8 @@ use super::{
     attach::{AttachError, CapturePath, Unattached, attach_always, attach_path, reason},
     btf::KernelTypes,
     features::Helpers,
-    injection::{Injection, Outcomes},
     go::GoHooks,
+    injection::{Injection, Outcomes},
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
@@ -211,12 +211,13 @@ fn start_injection(
 }
 
 /// Maps that only injection fills.
-const INJECTION_MAPS: [&str; 7] = [
+const INJECTION_MAPS: [&str; 8] = [
     "INJECTED_SOCKETS",
     "ARMED",
     "INJECTABLE",
     "LEAVING",
     "WORK",
+    "STARTED",
     "REQUESTS",
     "CALLS",
 ];

@@ -1,9 +1,9 @@
 //! EDGE: whose requests get headers, told to the kernel side.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use crate::{
-    event::ProcessId,
+    event::{ConnectionId, ProcessId},
     kernel::injection::{Injection, Mode, WaitingBytes},
     process::{
         Facts,
@@ -16,6 +16,8 @@ pub(super) struct Injecting {
     injection: Option<Injection>,
     /// Executables that were said to be left alone.
     named: BTreeSet<String>,
+    /// Executables whose requests fared worse with headers.
+    stopped: BTreeSet<PathBuf>,
 }
 
 /// Executables named in the log at most.
@@ -32,6 +34,7 @@ impl Injecting {
         Self {
             injection,
             named: BTreeSet::new(),
+            stopped: BTreeSet::new(),
         }
     }
 
@@ -40,6 +43,10 @@ impl Injecting {
         let Some(injection) = &mut self.injection else {
             return;
         };
+        if self.stopped.contains(&facts.executable) {
+            injection.disarm(process);
+            return;
+        }
         match injectable::judge(facts, injection.waiting_bytes == WaitingBytes::Told) {
             Verdict::Loop => arm(injection, process, Mode::Loop),
             Verdict::Threads => arm(injection, process, Mode::Threads),
@@ -50,6 +57,32 @@ impl Injecting {
                     tracing::info!(executable = name, reason, "no headers are injected");
                 }
             }
+        }
+    }
+
+    /// Requests fare worse with headers: none are put into those of this program any more.
+    pub(super) fn stop(
+        &mut self,
+        process: ProcessId,
+        facts: Option<&Facts>,
+        connections: &[ConnectionId],
+    ) {
+        let Some(injection) = &mut self.injection else {
+            return;
+        };
+        injection.disarm(process);
+        for connection in connections {
+            injection.release(connection.0);
+        }
+        let executable = facts.map_or_else(PathBuf::new, |facts| facts.executable.clone());
+        tracing::warn!(
+            pid = process.pid,
+            executable = %executable.display(),
+            "requests with an injected header were refused or broke more often than others: no \
+             more headers for this program"
+        );
+        if !executable.as_os_str().is_empty() {
+            self.stopped.insert(executable);
         }
     }
 

@@ -17,8 +17,8 @@
     reason = "edge: threads, clocks and the ready file"
 )]
 
-mod injecting;
 mod findings;
+mod injecting;
 mod programs;
 mod recording;
 mod targets;
@@ -336,6 +336,11 @@ pub fn probe() -> KernelReport {
         });
         hook(symbol, purpose, outcome)
     }));
+    hooks.push(hook(
+        "sockops and sk_msg",
+        "header injection, where asked for",
+        probe_injection(&settings),
+    ));
     let missing_fields = report
         .missing_features
         .iter()
@@ -345,6 +350,20 @@ pub fn probe() -> KernelReport {
         hooks,
         capture: Some(report.capture.name().to_owned()),
         missing_fields,
+    }
+}
+
+/// Loads it all once more, with a trial of injection on the agent's own sockets.
+fn probe_injection(settings: &kernel::Settings) -> Outcome {
+    let settings = kernel::Settings {
+        inject: true,
+        ..settings.clone()
+    };
+    match kernel::load(&settings) {
+        Ok(_) => Outcome::Works,
+        Err(error) => Outcome::Fails {
+            cause: error.to_string(),
+        },
     }
 }
 

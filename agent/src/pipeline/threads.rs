@@ -16,9 +16,7 @@ use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use super::{
-    findings::Findings, injecting::Injecting, recording::Recording, targets::Targets,
-};
+use super::{findings::Findings, injecting::Injecting, recording::Recording, targets::Targets};
 use crate::{
     engine::{Command, Engine, replay::Entry},
     event::{ConnectionId, ProcessId, clock::WallClock, decode},
@@ -322,6 +320,10 @@ impl Shell {
                     if let Some(process) = self.targets.learn(id) {
                         self.handle_process(process);
                     }
+                }
+                Command::StopInjecting(id) => {
+                    let connections = self.engine.connections_of(id);
+                    self.injecting.stop(id, self.engine.facts(id), &connections);
                 }
                 Command::NoteProgram(id) => {
                     if let Some(facts) = self.engine.facts(id) {

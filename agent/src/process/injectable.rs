@@ -38,6 +38,11 @@ pub fn judge(facts: &Facts, are_waiting_bytes_told: bool) -> Verdict {
     if facts.runtime() == Runtime::Nginx {
         return Verdict::Loop;
     }
+    if facts.runtime() == Runtime::Go {
+        return Verdict::LeftAlone(
+            "which request a goroutine works for is known only after its call has left",
+        );
+    }
     let name = facts.executable_name().map_or("", |name| {
         name.trim_end_matches(|character: char| character.is_ascii_digit() || character == '.')
     });

@@ -3,8 +3,8 @@
 //! [`text`] reads the files of `/proc` as text, [`watch`] is the edge that opens them, [`select`]
 //! decides, and [`table`] remembers. [`injectable`] says whose requests may get headers.
 
-pub mod injectable;
 pub mod binary;
+pub mod injectable;
 pub mod select;
 pub mod table;
 pub mod text;

@@ -22,6 +22,9 @@ use super::WaitingBytes;
 /// Far longer than bytes take on the loopback interface.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Attempts to keep state with a socket.
+const ATTEMPTS: u32 = 20;
+
 /// Sends what programs send, in the ways they send it, and compares what arrives.
 pub(super) fn run(
     sockets: &mut SockHash<MapData, u64>,
@@ -111,9 +114,14 @@ impl Pair {
         let mut stream = OutgoingStream::new_zeroed();
         stream.connection = cookie;
         stream.is_trial = 1;
-        streams
-            .insert(&client, stream, 0)
-            .context("cannot keep state with a socket")?;
+        // The kernel may find no memory at once (`kmalloc_nolock` gives up when it would wait).
+        let mut kept = streams.insert(&client, stream, 0);
+        for _ in 0..ATTEMPTS {
+            if kept.is_err() {
+                kept = streams.insert(&client, stream, 0);
+            }
+        }
+        kept.context("cannot keep state with a socket")?;
         sockets
             .insert(cookie, client.as_raw_fd(), 0)
             .context("cannot put a socket into the map")?;
