@@ -45,6 +45,10 @@ pub mod state {
     pub const LINE: u8 = 11;
     /// The first state that is known to the table alone.
     pub const OTHERS: u8 = 12;
+    /// A search has found what it looked for; stays so.
+    pub const FOUND: u8 = 126;
+    /// A search has ended in vain; stays so.
+    pub const GIVEN_UP: u8 = 127;
 }
 
 /// Events: what was recognised with the byte just read.

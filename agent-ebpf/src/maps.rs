@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    hooks::inject_context::{Search, Starter, TraceContext},
+    hooks::inject_context::{Starter, TraceContext},
     process::ProcessState,
     scratch::Scratch,
     user_buffer::MessageProgress,
@@ -145,7 +145,3 @@ pub(crate) static REQUESTS: LruHashMap<u64, TraceContext> =
 #[map]
 pub(crate) static CALLS: LruHashMap<u64, TraceContext> =
     LruHashMap::with_max_entries(limits::CONNECTIONS, 0);
-
-/// How far the search of captured bytes is.
-#[map]
-pub(crate) static SEARCH: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);

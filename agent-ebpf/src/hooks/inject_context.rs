@@ -18,7 +18,7 @@ use super::inject_head::random;
 use crate::{
     connection::Place,
     emit,
-    maps::{ARMED, CALLS, GRAMMAR, INJECTABLE, REQUESTS, SEARCH, STARTED, WORK},
+    maps::{ARMED, CALLS, GRAMMAR, INJECTABLE, REQUESTS, STARTED, WORK},
     read::task,
     scratch::Scratch,
 };
@@ -253,64 +253,68 @@ fn is_interim(area: *const Scratch, captured: u32) -> bool {
     captured > 9 && unsafe { core::ptr::read_volatile(&raw const (*area).bytes[9]) } == b'1'
 }
 
-/// How far the search for a `traceparent` is; on this CPU. What changes lies in a map and is read
-/// again for each byte: the verifier then knows nothing of it, and follows one path instead of one
-/// for each thing that may have been recognised. Not in steps of `bpf_loop`: kernels before 5.13
-/// refuse a program that refers to a callback, even where it is never called.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Search {
-    state: u64,
-    found: u64,
+/// What follows an event when only the place of a `traceparent` is wanted.
+static FOLLOWING: [u8; 256] = following();
+
+const fn following() -> [u8; 256] {
+    let mut table = [state::GIVEN_UP; 256];
+    let mut row = 0;
+    while row < EVENTS as usize {
+        table[row] = row as u8;
+        row += 1;
+    }
+    table[event::TRACEPARENT as usize] = state::FOUND;
+    table[event::CONNECT as usize] = state::TARGET;
+    table[event::OLD_VERSION as usize] = state::VERSION_END;
+    table[event::LENGTH as usize] = state::LENGTH;
+    table[event::LENGTH_DIGIT as usize] = state::LENGTH_DIGITS;
+    table[event::TRANSFER_ENCODING as usize] = state::VALUE;
+    table[event::UPGRADE as usize] = state::VALUE;
+    table[event::EXPECT as usize] = state::VALUE;
+    table
 }
 
+/// Bytes read between two looks at where the search is.
+const BLOCK: usize = 16;
+
 /// The context that a request carries.
+///
+/// Not in steps of `bpf_loop`: kernels before 5.13 refuse a program that refers to a callback, even
+/// where it is never called. And without branches within a block: the verifier remembers at most
+/// 8,192 that it has yet to follow. So what is found stays found, and counts no more bytes.
 #[inline(always)]
 fn inbound(area: *const Scratch, captured: u32) -> Option<TraceContext> {
-    let search = SEARCH.get_ptr_mut(0)?;
     let table: *const u8 = GRAMMAR.get_ptr(0)?.cast();
     // SAFETY: a place in the area.
     let bytes: *const u8 = unsafe { (&raw const (*area).bytes).cast() };
-    // SAFETY: this CPU's own value.
-    unsafe {
-        (&raw mut (*search).state).write_volatile(u64::from(state::START));
-        (&raw mut (*search).found).write_volatile(0);
-    }
-    for offset in 0..limits::CONTEXT_BYTES {
-        if offset as u32 >= captured {
-            return None;
+    let mut row = state::START;
+    let mut read = 0u32;
+    for block in 0..limits::CONTEXT_BYTES / BLOCK {
+        if block * BLOCK >= captured as usize || row >= state::FOUND {
+            break;
         }
-        // SAFETY: this CPU's own value.
-        let row = unsafe { (&raw const (*search).state).read_volatile() } as usize;
-        // SAFETY: the area is longer than the search.
-        let byte = unsafe { bytes.add(offset).read_volatile() };
-        let place = (row << 8 | usize::from(byte)) & (GRAMMAR_BYTES - 1);
-        // SAFETY: inside the table, by the mask.
-        let mut row = unsafe { table.add(place).read_volatile() };
-        if row >= EVENTS {
-            row = match row {
-                event::TRACEPARENT => {
-                    // SAFETY: this CPU's own value.
-                    unsafe { (&raw mut (*search).found).write_volatile(offset as u64 + 1) };
-                    break;
-                }
-                event::CONNECT => state::TARGET,
-                event::OLD_VERSION => state::VERSION_END,
-                event::LENGTH => state::LENGTH,
-                event::LENGTH_DIGIT => state::LENGTH_DIGITS,
-                event::TRANSFER_ENCODING | event::UPGRADE | event::EXPECT => state::VALUE,
-                _ => return None,
+        for index in 0..BLOCK {
+            // SAFETY: the area is longer than the search.
+            let byte = unsafe { bytes.add(block * BLOCK + index).read_volatile() };
+            let place = (usize::from(row) << 8 | usize::from(byte)) & (GRAMMAR_BYTES - 1);
+            // SAFETY: inside the table, by the mask.
+            let next = unsafe { table.add(place).read_volatile() };
+            // SAFETY: the table has as many entries as a byte has values.
+            row = unsafe {
+                (&raw const FOLLOWING)
+                    .cast::<u8>()
+                    .add(usize::from(next))
+                    .read_volatile()
             };
+            // 1 below `FOUND`, which is 126.
+            read += u32::from(row).wrapping_sub(u32::from(state::FOUND)) >> 31;
         }
-        // SAFETY: this CPU's own value.
-        unsafe { (&raw mut (*search).state).write_volatile(u64::from(row)) };
     }
-    // SAFETY: this CPU's own value.
-    let found = unsafe { (&raw const (*search).found).read_volatile() } as u32;
-    if found == 0 {
+    if row != state::FOUND {
         return None;
     }
-    parse(bytes, found, captured)
+    // Behind the colon.
+    parse(bytes, read + 1, captured)
 }
 
 /// Bytes of a `traceparent` of version 00.

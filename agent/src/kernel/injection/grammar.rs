@@ -6,7 +6,7 @@
 //!
 //! A row of 256 next states for each state; see [`agent_common::injection`] for the events.
 
-use agent_common::injection::{GRAMMAR_BYTES, GRAMMAR_STATES, event, state};
+use agent_common::injection::{GRAMMAR_BYTES, event, state};
 
 /// Field names that say something, and what they lead to.
 const FIELDS: [(&[u8], u8); 5] = [
@@ -36,10 +36,7 @@ impl Table {
 
     fn add(&mut self) -> u8 {
         let added = self.free;
-        assert!(
-            usize::from(added) < GRAMMAR_STATES,
-            "the states fit the table"
-        );
+        assert!(added < state::FOUND, "the states fit the table");
         self.free += 1;
         added
     }
@@ -109,6 +106,9 @@ pub fn table() -> Vec<u8> {
     table.set(state::HEAD_END, b'\n', event::HEAD_DONE);
     length(&mut table, value_end);
     chunks(&mut table);
+    for end in [state::FOUND, state::GIVEN_UP] {
+        table.set_all(end, |_| true, end);
+    }
     table.bytes
 }
 
