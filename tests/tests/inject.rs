@@ -12,8 +12,11 @@ use std::{
 
 use agent_tests::{
     agent::{Agent, AgentCommand, Exit},
-    process::{Process, crate_file},
-    python, require_root,
+    process::{Process, crate_file, output},
+    python,
+    receiver::Receiver,
+    require_root,
+    span::Spans,
     workload::{
         client,
         nginx::Nginx,
@@ -268,4 +271,115 @@ fn programs_that_may_ask_for_waiting_bytes_are_left_alone() {
     let exit = agent.stop();
     assert_eq!((arrived.with_added(0), arrived.total()), (5, 5));
     assert!(exit.stderr.contains("FIONREAD"), "{}", exit.stderr);
+}
+
+/// A network namespace with a link of its own to this one; both go when it is dropped.
+struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Addresses of this end and the other one.
+    const NEAR: &str = "10.203.17.1";
+    const FAR: &str = "10.203.17.2";
+
+    fn create() -> Self {
+        let name = format!("inject{}", std::process::id());
+        let (near, far) = (format!("in{}", std::process::id()), "far0");
+        let made = Self { name };
+        let namespace = made.name.as_str();
+        for line in [
+            format!("netns add {namespace}"),
+            format!("link add {near} type veth peer name {far} netns {namespace}"),
+            format!("addr add {}/30 dev {near}", Self::NEAR),
+            format!("link set {near} up"),
+            format!("-n {namespace} addr add {}/30 dev {far}", Self::FAR),
+            format!("-n {namespace} link set {far} up"),
+            format!("-n {namespace} link set lo up"),
+        ] {
+            let mut command = Command::new("ip");
+            output(command.args(line.split(' ')));
+        }
+        made
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]);
+        command
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The link ends with either of its ends. A leftover is no failure of what is tested.
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+    }
+}
+
+/// Two services on two sides of a network, each under an agent of its own: one trace, joined by
+/// the header that one agent put in and the other one read. With and without a context from
+/// before, and from a thread that was started for the request.
+#[test]
+fn two_agents_make_one_trace_across_the_network() {
+    require_root!();
+    let namespace = Namespace::create();
+    let hop = |mut command: Command, service: &str, arguments: &[&str]| {
+        command
+            .arg(python::interpreter())
+            .arg(crate_file("workloads/hop.py"))
+            .args(arguments)
+            .env("OTEL_SERVICE_NAME", service);
+        let mut process = Process::spawn(service, &mut command);
+        let port = process.json_line(0)["port"].to_string();
+        (process, port)
+    };
+    let (back, back_port) = hop(namespace.command(), "back", &[Namespace::FAR]);
+    let behind = format!("{}:{back_port}", Namespace::FAR);
+    let (front, port) = hop(Command::new("env"), "front", &["127.0.0.1", &behind]);
+
+    let receiver = Receiver::start();
+    let start = |command: AgentCommand, pid| command.grpc_to(&receiver).pid(pid).start();
+    let near = start(
+        AgentCommand::new().args(["--inject", "headers"]),
+        front.pid(),
+    );
+    let far = start(AgentCommand::new(), back.pid());
+    let before = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let paths = ["/plain", "/thread/plain", "/in", "/thread/in"];
+    for path in paths {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let mut arguments = vec![url.as_str()];
+        if path.ends_with("/in") {
+            arguments.extend(["-H", before]);
+        }
+        assert_eq!(client::curl(&arguments).1, 200);
+    }
+    near.stop();
+    far.stop();
+
+    let spans = receiver.spans();
+    for path in paths {
+        let at_front = spans.of("front", "SERVER").at(path).only().clone();
+        let at_back = spans
+            .of("back", "SERVER")
+            .at(&format!("/back{path}"))
+            .only()
+            .clone();
+        let calls = spans.of("front", "CLIENT");
+        let call = calls
+            .iter()
+            .find(|call| at_back.is_child_of(call))
+            .unwrap_or_else(|| panic!("no call above {at_back:?}"));
+        assert!(call.is_child_of(&at_front), "{call:?} {at_front:?}");
+        assert_eq!(
+            at_back.text("ebpf_agent.parent.evidence"),
+            Some("header"),
+            "{at_back:?}"
+        );
+        let is_continued = at_front.trace_id == "0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(is_continued, path.ends_with("/in"), "{at_front:?}");
+    }
 }
