@@ -212,3 +212,159 @@ fn chunks(table: &mut Table) {
     let line_end = table.line_feed(state::TRAILER);
     table.set(value, b'\r', line_end);
 }
+
+#[cfg(test)]
+mod tests {
+    use agent_common::injection::EVENTS;
+
+    use super::*;
+
+    /// What the kernel side would act on, without what it does itself: bodies are not skipped.
+    fn events(bytes: &[u8], begin: u8) -> Vec<u8> {
+        let rows = table();
+        let (mut row, mut seen) = (begin, Vec::new());
+        for byte in bytes {
+            let next = rows[usize::from(row) * 256 + usize::from(*byte)];
+            if next < EVENTS {
+                row = next;
+                continue;
+            }
+            seen.push(next);
+            row = match next {
+                event::CONNECT => state::TARGET,
+                event::OLD_VERSION => state::VERSION_END,
+                event::LAST_LINE => state::HEAD_END,
+                event::HEAD_DONE | event::BODY_DONE => state::START,
+                event::LENGTH => state::LENGTH,
+                event::LENGTH_DIGIT => state::LENGTH_DIGITS,
+                event::CHUNK_DIGIT => state::CHUNK_DIGITS,
+                event::CHUNK_DATA => state::CHUNK_END,
+                event::FAILED => return seen,
+                _ => state::VALUE,
+            };
+        }
+        seen
+    }
+
+    const WHOLE: [u8; 2] = [event::LAST_LINE, event::HEAD_DONE];
+
+    /// Heads as clients write them: what is said in them is noticed, in any letter case.
+    #[test]
+    fn heads() {
+        let table: [(&[u8], &[u8]); 8] = [
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &WHOLE),
+            (b"M-SEARCH * HTTP/1.1\r\nA:b\r\nC:\r\n\r\n", &WHOLE),
+            (
+                b"OPTIONS http://a/\xc3\xa9?x HTTP/1.1\r\ntracestate: a=b\r\nTraceparent2: x\r\n\r\n",
+                &WHOLE,
+            ),
+            (
+                b"POST / HTTP/1.1\r\nTRACEparent:00-x\r\ncOnTeNt-LeNgTh: 42 \r\n\r\n",
+                &[
+                    event::TRACEPARENT,
+                    event::LENGTH,
+                    event::LENGTH_DIGIT,
+                    event::LENGTH_DIGIT,
+                    event::LAST_LINE,
+                    event::HEAD_DONE,
+                ],
+            ),
+            (
+                b"GET / HTTP/1.1\r\nTransfer-Encoding: x\r\nUpgrade: y\r\nExpect: z\r\n\r\n",
+                &[
+                    event::TRANSFER_ENCODING,
+                    event::UPGRADE,
+                    event::EXPECT,
+                    event::LAST_LINE,
+                    event::HEAD_DONE,
+                ],
+            ),
+            (
+                b"CONNECT a:1 HTTP/1.1\r\n\r\n",
+                &[event::CONNECT, event::LAST_LINE, event::HEAD_DONE],
+            ),
+            (b"CONNECTED / HTTP/1.1\r\n\r\n", &WHOLE),
+            (
+                b"COPY / HTTP/1.0\r\n\r\n",
+                &[event::OLD_VERSION, event::LAST_LINE, event::HEAD_DONE],
+            ),
+        ];
+        for (bytes, expected) in table {
+            let text = String::from_utf8_lossy(bytes);
+            assert_eq!(events(bytes, state::START), expected, "{text}");
+        }
+    }
+
+    /// What is not strictly HTTP/1 fails, and fails before the end of a head.
+    #[test]
+    fn other_protocols() {
+        let table: [&[u8]; 19] = [
+            b"\x16\x03\x01\x02\x00",
+            b"\x00\x00\x00\x01GET / HTTP/1.1\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"USER anonymous\r\n",
+            b"get key\r\n",
+            b"GET key\r\n",
+            b"*1\r\n$4\r\nPING\r\n",
+            b"DESCRIBE rtsp://a RTSP/1.0\r\n",
+            b"GET  / HTTP/1.1\r\n",
+            b"GET / HTTP/1.2\r\n",
+            b"GET / HTTP/1.1\n\n",
+            b"GET / HTTP/1.1\r\nA: b\n\n",
+            b"GET / HTTP/1.1\r\nA : b\r\n\r\n",
+            b"GET / HTTP/1.1\r\n folded\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA: \0\r\n\r\n",
+            b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+            b"GET / HTTP/1.1\r\n: b\r\n\r\n",
+            b"\r\nGET / HTTP/1.1\r\n\r\n",
+        ];
+        for bytes in table {
+            let text = String::from_utf8_lossy(bytes);
+            assert_eq!(events(bytes, state::START), [event::FAILED], "{text}");
+        }
+        let lengths = b"POST / HTTP/1.1\r\nContent-Length: 4, 4\r\n\r\n";
+        assert_eq!(
+            events(lengths, state::START),
+            [event::LENGTH, event::LENGTH_DIGIT, event::FAILED]
+        );
+    }
+
+    /// Sizes, extensions, the last chunk and its trailers.
+    #[test]
+    fn chunked_bodies() {
+        assert_eq!(
+            events(b"1f;a=b\r\n", state::CHUNK),
+            [event::CHUNK_DIGIT, event::CHUNK_DIGIT, event::CHUNK_DATA]
+        );
+        assert_eq!(
+            events(b"\r\nA\r\n", state::CHUNK_END),
+            [event::CHUNK_DIGIT, event::CHUNK_DATA]
+        );
+        assert_eq!(events(b"\r\n", state::TRAILER), [event::BODY_DONE]);
+        assert_eq!(
+            events(b"Traceparent: x\r\nB:\r\n\r\n", state::TRAILER),
+            [event::BODY_DONE]
+        );
+        for wrong in [b"g".as_slice(), b"\r\n", b"1\n", b"-1\r\n"] {
+            assert_eq!(
+                events(wrong, state::CHUNK).last(),
+                Some(&event::FAILED),
+                "{wrong:?}"
+            );
+        }
+    }
+
+    /// Any bytes at all: the table has a next state for each, and no state beyond its rows.
+    #[test]
+    fn every_entry_is_a_row_or_an_event() {
+        let rows = table();
+        assert_eq!(rows.len(), GRAMMAR_BYTES);
+        assert!(rows.iter().all(|next| *next <= event::BODY_DONE));
+        let searched = [state::FOUND, state::GIVEN_UP];
+        for end in searched {
+            let row = &rows[usize::from(end) * 256..][..256];
+            assert!(row.iter().all(|next| *next == end));
+        }
+    }
+}
