@@ -25,6 +25,9 @@ use agent_tests::{
 };
 use serde_json::Value;
 
+/// How often every form is sent.
+const ROUNDS: usize = 3;
+
 /// A caller answers within the patience of the harness when asked for so many at a time.
 const AT_ONCE: u64 = 500;
 
@@ -66,7 +69,6 @@ fn compare(before: &Arrived, after: &Arrived, added: u32, count: u64) {
 #[test]
 fn every_form_arrives_as_it_was_sent() {
     require_root!();
-    const ROUNDS: usize = 3;
     let script = |mode: &str| {
         let mut command = Command::new(python::interpreter());
         command.arg(crate_file("workloads/forms.py")).arg(mode);

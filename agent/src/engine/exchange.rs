@@ -69,9 +69,8 @@ fn end_of(details: &Details) -> End {
     };
     match find(attribute::HTTP_RESPONSE_STATUS_CODE) {
         Some(Value::Int(status)) if REFUSED_HEAD.contains(status) => End::Bad,
-        Some(_) => End::Good,
         None if find(attribute::ERROR_TYPE).is_some() => End::Bad,
-        None => End::Good,
+        _ => End::Good,
     }
 }
 

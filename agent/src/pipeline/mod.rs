@@ -42,7 +42,7 @@ use self::{
     programs::Programs,
     recording::Recording,
     targets::Targets,
-    threads::{Source, Threads},
+    threads::{Answers, Source, Threads},
 };
 use crate::{
     check::{Hook, KernelReport, Outcome, system},
@@ -120,10 +120,12 @@ async fn trace(config: Config) -> Result<u8, Failure> {
             ring: loaded.ring,
             drops: Arc::clone(&drops),
         },
-        loaded.connections,
-        Injecting::new(loaded.injection),
+        Answers {
+            connections: loaded.connections,
+            targets,
+            injecting: Injecting::new(loaded.injection),
+        },
         engine::Engine::new(engine_config, Arc::clone(&metrics)),
-        targets,
         recording,
         sink,
         Arc::clone(&metrics),

@@ -66,6 +66,13 @@ pub(super) struct Source {
     pub(super) drops: Arc<Drops>,
 }
 
+/// What the engine's commands are answered with.
+pub(super) struct Answers {
+    pub(super) connections: Connections,
+    pub(super) targets: Targets,
+    pub(super) injecting: Injecting,
+}
+
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     sender: SyncSender<Message>,
@@ -76,16 +83,19 @@ pub(super) struct Threads {
 impl Threads {
     pub(super) fn start(
         source: Source,
-        connections: Connections,
-        injecting: Injecting,
+        answers: Answers,
         engine: Engine,
-        targets: Targets,
         recording: Recording,
         sink: SpanSink,
         metrics: Arc<SelfMetrics>,
     ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, reader_to_engine) = sync_channel(QUEUE_BATCHES);
+        let Answers {
+            connections,
+            targets,
+            injecting,
+        } = answers;
         let shell = {
             let metrics = Arc::clone(&metrics);
             Shell {

@@ -79,7 +79,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Methods in use are upper case; WebDAV and UPnP have a hyphen in some.
+/// Methods in use are upper case; some have a hyphen (`M-SEARCH`, `BASELINE-CONTROL`).
 fn is_method(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte == b'-' || byte == b'_'
 }

@@ -47,7 +47,7 @@ fn cases() -> Vec<(&'static str, Vec<Vec<u8>>, usize)> {
     let plain = b"GET /trial HTTP/1.1\r\nHost: trial\r\n\r\n".to_vec();
     let body = [
         b"POST /trial HTTP/1.1\r\nHost: trial\r\nContent-Length: 40000\r\n\r\n".as_slice(),
-        &[b'x'; 40_000],
+        &b"x".repeat(40_000),
         &plain,
     ]
     .concat();
@@ -61,7 +61,7 @@ fn cases() -> Vec<(&'static str, Vec<Vec<u8>>, usize)> {
     .concat();
     let long = [
         b"GET /trial HTTP/1.1\r\nCookie: ".as_slice(),
-        &[b'z'; 60_000],
+        &b"z".repeat(60_000),
         b"\r\n\r\n",
     ]
     .concat();
