@@ -100,7 +100,12 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                     engine.handle_rejected(process, now_ns);
                 }
             }
-            Some(Command::ReadConnection(_) | Command::ReadProcess(_)) => {}
+            Some(
+                Command::ReadConnection(_)
+                | Command::ReadProcess(_)
+                | Command::NoteProgram(_)
+                | Command::StopInjecting(_),
+            ) => {}
         }
     }
     panic!("the engine asks without end");

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::{
     connection::{
         Observation, Origin,
+        added::Added,
         beginning::{KEPT, Kept, Undecided, flow, hand_over},
         stream::{Step, Stream},
     },
@@ -65,12 +66,9 @@ pub struct Connection {
     missing_ns: Option<u64>,
     aborted: Option<(EndCause, u64)>,
     observations: VecDeque<Observation>,
-    /// Headers that were put into what it sends: before which position, and how long.
-    added: VecDeque<(u64, u32)>,
+    /// Headers that were put into what it sends.
+    added: Added,
 }
-
-/// Headers put into one call's bytes that are remembered at most: pipelined requests.
-const ADDED: usize = 1024;
 
 impl Connection {
     pub fn new(unit: Unit, endpoints: Endpoints, role: Role, now_ns: u64) -> Self {
@@ -94,32 +92,14 @@ impl Connection {
             missing_ns: None,
             aborted: None,
             observations: VecDeque::new(),
-            added: VecDeque::new(),
+            added: Added::default(),
         }
     }
 
     /// A header was put before this position into what is sent next: TCP counts it, the program
     /// does not.
     pub fn handle_added(&mut self, position: u64, length: u32) {
-        if self.added.len() >= ADDED {
-            self.added.pop_front();
-        }
-        self.added.push_back((position, length));
-    }
-
-    /// TCP sequence number of the call's first byte, headers of ours in it left out.
-    fn first_sequence(&mut self, data: &Data<'_>) -> u32 {
-        if data.direction == Direction::Inbound || self.added.is_empty() {
-            return data.tcp_sequence;
-        }
-        self.added.retain(|(at, _)| *at >= data.position);
-        let end = data
-            .position
-            .saturating_add(u64::from(data.original_length));
-        let added = self.added.iter().filter(|(at, _)| *at < end);
-        added.fold(data.tcp_sequence, |sequence, (_, length)| {
-            sequence.wrapping_sub(*length)
-        })
+        self.added.handle(position, length);
     }
 
     /// The path its named end is bound to.
@@ -188,7 +168,7 @@ impl Connection {
         if self.role == Role::Unknown {
             self.role = data.role;
         }
-        let tcp_sequence = self.first_sequence(data);
+        let tcp_sequence = self.added.first_sequence(data);
         let origin = Origin {
             unit: data.unit,
             task: data.task,
@@ -254,25 +234,13 @@ impl Connection {
     }
 
     /// Hands on what lies between two headers of ours with its own sequence number.
-    fn feed_between_added(&mut self, mut bytes: &[u8], mut turn_start: bool, mut origin: Origin) {
-        if origin.direction == Direction::Outbound {
-            for (at, length) in self.added.clone() {
-                let before = at
-                    .checked_sub(origin.position)
-                    .and_then(|before| usize::try_from(before).ok());
-                let Some((first, rest)) = before.and_then(|at| bytes.split_at_checked(at)) else {
-                    continue;
-                };
-                if !first.is_empty() {
-                    self.feed_bytes(first, std::mem::take(&mut turn_start), origin);
-                }
-                origin.tcp_sequence = origin.sequence_at(at).wrapping_add(length);
-                origin.position = at;
-                bytes = rest;
-            }
-        }
-        if !bytes.is_empty() {
+    fn feed_between_added(&mut self, bytes: &[u8], mut turn_start: bool, origin: Origin) {
+        if self.added.is_empty() {
             self.feed_bytes(bytes, turn_start, origin);
+            return;
+        }
+        for (piece, origin) in self.added.pieces(bytes, origin) {
+            self.feed_bytes(piece, std::mem::take(&mut turn_start), origin);
         }
     }
 

@@ -7,6 +7,8 @@
 //! answers waits for that answer, and so does everything below it.
 
 mod identity;
+mod minted;
+mod relations;
 mod timers;
 
 use std::collections::VecDeque;
@@ -15,7 +17,7 @@ use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 use slotmap::{SlotMap, new_key_type};
 
-pub use self::identity::Identity;
+pub use self::{identity::Identity, minted::Minted};
 use self::{
     identity::{client_identity, injected_identity, server_identity},
     timers::Timers,
@@ -98,14 +100,6 @@ pub struct Beginning {
     pub caller: Option<(NodeKey, Evidence)>,
     pub wire: Option<WireKey>,
     pub minted: Option<Minted>,
-}
-
-/// Ids that the kernel side chose for a request, before anything else of it was known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Minted {
-    pub trace_id: TraceId,
-    /// The span of a client's request, whose header has left with it.
-    pub span_id: Option<SpanId>,
 }
 
 /// Joins exchanges; `T` is what the caller wants back with the identity.
@@ -198,45 +192,6 @@ impl<T> Stitcher<T> {
             self.meet(kind, wire, key);
         }
         key
-    }
-
-    /// The kernel side chose ids for the request.
-    pub fn handle_minted(&mut self, key: NodeKey, minted: Minted) {
-        let Some(node) = self.nodes.get_mut(key) else {
-            return;
-        };
-        if node.identity.is_some() {
-            return;
-        }
-        if let Some(span_id) = minted.span_id {
-            node.span_id = span_id;
-        }
-        node.minted = Some(minted.trace_id);
-        self.suggest(key, minted.trace_id);
-    }
-
-    /// Tells everything above a request, as far as it is not settled, which trace was chosen below.
-    fn suggest(&mut self, mut key: NodeKey, trace_id: TraceId) {
-        for _ in 0..DEPTH {
-            let Some(node) = self.nodes.get_mut(key) else {
-                return;
-            };
-            if node.suggested.is_some() || node.identity.is_some() {
-                return;
-            }
-            node.suggested = Some(trace_id);
-            let Some((caller, _)) = node.caller else {
-                return;
-            };
-            key = caller;
-        }
-    }
-
-    /// As [`Self::suggest`], when a request has just got its caller.
-    fn suggest_upwards(&mut self, key: NodeKey, caller: NodeKey) {
-        if let Some(trace_id) = self.nodes.get(key).and_then(|node| node.suggested) {
-            self.suggest(caller, trace_id);
-        }
     }
 
     /// The request's head says which context it carries.
@@ -490,20 +445,6 @@ impl<T> Stitcher<T> {
         self.suggest_upwards(server, client);
     }
 
-    /// Whether `above` is among the callers of `key`: a request that comes of itself is none.
-    fn is_below(&self, mut key: NodeKey, above: NodeKey) -> bool {
-        for _ in 0..DEPTH {
-            if key == above {
-                return true;
-            }
-            let Some((caller, _)) = self.nodes.get(key).and_then(|node| node.caller) else {
-                return false;
-            };
-            key = caller;
-        }
-        true
-    }
-
     /// When a node's place is final: when every server above it has met its client or waited long
     /// enough for one, and every call above it has its request.
     fn settled(&self, mut key: NodeKey) -> Settled {
@@ -633,18 +574,6 @@ impl<T> Stitcher<T> {
             node.identity = Some(identity.clone());
         }
         Some(identity)
-    }
-
-    /// A request that was answered before the call began is not its parent. The other end of a
-    /// connection is, whatever its client did meanwhile.
-    fn was_open_at(&self, caller: NodeKey, start_ns: u64, evidence: Evidence) -> bool {
-        self.nodes.get(caller).is_some_and(|node| {
-            evidence == Evidence::LocalWire || node.end_ns.is_none_or(|end_ns| end_ns >= start_ns)
-        })
-    }
-
-    fn inbound_header(&self, key: NodeKey) -> Option<RemoteContext> {
-        self.nodes.get(key).and_then(|node| node.header.clone())
     }
 }
 

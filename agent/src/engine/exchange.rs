@@ -6,7 +6,7 @@ use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 
 use super::{
-    ConnectionFacts,
+    facts::ConnectionFacts,
     watchdog::{Carried, End},
 };
 use crate::{

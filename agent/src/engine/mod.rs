@@ -6,6 +6,7 @@
 //! 3. [`Engine::take_spans`].
 
 mod exchange;
+mod facts;
 pub mod replay;
 mod watchdog;
 
@@ -16,10 +17,11 @@ use rustc_hash::FxHashMap;
 
 use self::{
     exchange::{Exchanges, Finished},
+    facts::ConnectionFacts,
     watchdog::Watchdog,
 };
 use crate::{
-    connection::{self, Connection, Observation},
+    connection::{self, Observation},
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline, stitch::Identity},
     enrich::{Enricher, Host},
     event::{
@@ -582,32 +584,6 @@ fn destination(attributes: &[Attribute]) -> String {
     match value(attribute::SERVER_PORT) {
         Some(Value::Int(port)) => format!("{address}:{port}"),
         _ => address.to_owned(),
-    }
-}
-
-/// What of a connection matters to its exchanges.
-#[derive(Clone, Copy, Debug)]
-struct ConnectionFacts {
-    id: ConnectionId,
-    unit: Unit,
-    kind: Kind,
-    endpoints: crate::event::Endpoints,
-    /// It was seen from its first byte on.
-    complete: bool,
-    opened_ns: Option<u64>,
-}
-
-impl ConnectionFacts {
-    fn of(id: ConnectionId, connection: &Connection) -> Self {
-        Self {
-            id,
-            unit: connection.unit,
-            // Only a connection whose kind is known has a session to learn from.
-            kind: connection.kind().unwrap_or(Kind::Server),
-            endpoints: connection.endpoints,
-            complete: connection.is_complete(),
-            opened_ns: connection.opened_ns(),
-        }
     }
 }
 
