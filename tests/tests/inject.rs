@@ -156,29 +156,33 @@ fn requests_of_node_get_one_header_each() {
     compare(&before, &recorder.take(), 1, requests());
 }
 
+/// A curl that waits for what it is to ask.
+fn curl() -> Process {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--noproxy", "*", "--config", "-"]);
+    Process::spawn("curl", &mut command)
+}
+
+fn config(url: &str, count: u64) -> String {
+    format!("url = \"{url}\"\noutput = \"/dev/null\"\n").repeat(count as usize)
+}
+
 /// curl over one kept connection.
 #[test]
 fn requests_of_curl_get_one_header_each() {
     require_root!();
     let mut recorder = Recorder::start();
     let url = format!("http://127.0.0.1:{}/curl", recorder.port());
-    let config =
-        |count: u64| format!("url = \"{url}\"\noutput = \"/dev/null\"\n").repeat(count as usize);
-    let start = || {
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--fail", "--noproxy", "*", "--config", "-"]);
-        Process::spawn("curl", &mut command)
-    };
     let finish = |mut curl: Process, count| {
-        curl.write_line(&config(count));
+        curl.write_line(&config(&url, count));
         curl.close_stdin();
         assert!(curl.wait().success(), "{}", curl.stderr());
     };
-    finish(start(), 3);
+    finish(curl(), 3);
     let before = recorder.take();
-    let curl = start();
-    let agent = injecting(&[curl.pid()]);
-    finish(curl, requests());
+    let waiting = curl();
+    let agent = injecting(&[waiting.pid()]);
+    finish(waiting, requests());
     agent.stop();
     compare(&before, &recorder.take(), 1, requests());
 }
@@ -273,6 +277,31 @@ fn programs_that_may_ask_for_waiting_bytes_are_left_alone() {
     let exit = agent.stop();
     assert_eq!((arrived.with_added(0), arrived.total()), (5, 5));
     assert!(exit.stderr.contains("FIONREAD"), "{}", exit.stderr);
+}
+
+/// A server that refuses every request with a header of ours: the agent notices, stops, and says
+/// so; requests go through again, on the same connection.
+#[test]
+fn a_program_whose_requests_are_refused_is_left_alone() {
+    require_root!();
+    const REQUESTS: u64 = 20_000;
+    let mut command = Command::new(python::interpreter());
+    command.arg(crate_file("workloads/refuser.py"));
+    let mut refuser = Process::spawn("refuser", &mut command);
+    let url = format!("http://127.0.0.1:{}/", refuser.json_line(0)["port"]);
+    let mut curl = curl();
+    let agent = injecting(&[curl.pid()]);
+    curl.write_line(&config(&url, REQUESTS));
+    curl.close_stdin();
+    assert!(curl.wait().success(), "{}", curl.stderr());
+    let exit = agent.stop();
+    refuser.write_line("");
+    let counts = refuser.json_line(1);
+    let (refused, served) = (counts["refused"].as_u64(), counts["served"].as_u64());
+    assert!(refused >= Some(5), "{counts}");
+    assert!(served > Some(REQUESTS / 2), "{counts}");
+    assert_eq!(exit.ledger().loss("injection_stopped"), 1);
+    assert!(exit.stderr.contains("no more headers"), "{}", exit.stderr);
 }
 
 /// A network namespace with a link of its own to this one; both go when it is dropped.
