@@ -132,7 +132,8 @@ wire! {
         pub is_loop: u8,
         /// 1: the current message must not leave.
         pub is_spoiled: u8,
-        pub reserved: u32,
+        /// 1: another program wants the socket's callbacks for TCP options; they stay on.
+        pub keeps_callback: u32,
     }
 }
 

@@ -114,6 +114,10 @@ fn take_out(ctx: &SockOpsContext) -> Option<()> {
             (&raw mut key).cast(),
         )
     };
+    // SAFETY: as above.
+    if unsafe { (*stream).keeps_callback } == 1 {
+        return None;
+    }
     ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) as i32)
         .ok()
 }
@@ -144,6 +148,7 @@ fn join(ctx: &SockOpsContext) -> Option<()> {
     let mut fresh = OutgoingStream {
         connection: cookie,
         is_loop: is_loop as u8,
+        keeps_callback: u32::from(ctx.cb_flags() & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG != 0),
         ..NEW_STREAM
     };
     if storage(sk, &raw mut fresh, u64::from(BPF_SK_STORAGE_GET_F_CREATE)).is_null() {
@@ -184,7 +189,7 @@ const NEW_STREAM: OutgoingStream = OutgoingStream {
     is_trial: 0,
     is_loop: 0,
     is_spoiled: 0,
-    reserved: 0,
+    keeps_callback: 0,
 };
 
 /// Reads a message, and puts the header into what is a whole head of a request.

@@ -128,8 +128,8 @@ pub(crate) fn of_call(stream: &OutgoingStream) -> TraceContext {
             .unwrap_or_else(TraceContext::new);
     }
     // Whoever opened the connection sends its first request, however long that took.
-    // SAFETY: copied at once.
     let known = if stream.request_position == 0 {
+        // SAFETY: copied at once.
         unsafe { CALLS.get(&connection) }.copied()
     } else {
         of_thread(thread)
@@ -179,10 +179,10 @@ pub(crate) fn moved(
             // SAFETY: copied at once.
             work_for(thread, unsafe { CALLS.get(&connection) }.copied());
         }
-        (Role::Server, Direction::Outbound) if place.turn_start && !is_loop => {
-            if !is_interim(area, captured) {
-                let _ = WORK.remove(&thread);
-            }
+        (Role::Server, Direction::Outbound)
+            if place.turn_start && !is_loop && !is_interim(area, captured) =>
+        {
+            let _ = WORK.remove(&thread);
         }
         _ => {}
     }
@@ -195,8 +195,8 @@ pub(crate) fn resumed(direction: Direction, connection: u64, state: &ConnectionS
         return;
     }
     let thread = bpf_get_current_pid_tgid();
-    // SAFETY: copied at once.
     let context = match Role::from(state.role) {
+        // SAFETY: copied at once.
         Role::Server => unsafe { REQUESTS.get(&connection) }.copied(),
         // SAFETY: as above.
         Role::Client => unsafe { CALLS.get(&connection) }.copied(),
