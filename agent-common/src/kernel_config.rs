@@ -51,6 +51,9 @@ kernel_fields! {
     SockSocket = "sock.sk_socket",
     SockError = "sock.sk_err",
     SockBacklogLimit = "sock.sk_max_ack_backlog",
+    SockUserData = "sock.sk_user_data",
+    SockWriteQueued = "sock.sk_wmem_queued",
+    SockSendBuffer = "sock.sk_sndbuf",
     SocketSock = "socket.sk",
     SocketFile = "socket.file",
     FileFlags = "file.f_flags",
@@ -110,6 +113,8 @@ wire! {
         pub has_task_registers_helper: u32,
         /// 1: `bpf_get_socket_cookie` works in tracing programs (Linux 5.12).
         pub has_socket_cookie: u32,
+        /// 1: headers are injected.
+        pub inject: u32,
         /// Capture budgets in bytes, see [`limits`].
         pub request_turn_bytes: u32,
         pub response_turn_bytes: u32,
@@ -132,6 +137,7 @@ impl KernelConfig {
         consider_execs: 0,
         has_task_registers_helper: 0,
         has_socket_cookie: 0,
+        inject: 0,
         request_turn_bytes: limits::REQUEST_TURN_BYTES,
         response_turn_bytes: limits::RESPONSE_TURN_BYTES,
         response_first_call_bytes: limits::RESPONSE_FIRST_CALL_BYTES,

@@ -64,3 +64,24 @@ pub const ACCEPTED: u32 = 16_384;
 /// Threads inside a call between the entry and the return half of a kretprobe, or between two
 /// messages of a `sendmmsg` or `recvmmsg`.
 pub const CALLS_IN_PROGRESS: u32 = 16_384;
+
+/// Injected connections at one time: as many as are traced. Not a round number, because the loader
+/// finds the map's definition by it.
+pub const INJECTED: u32 = 65_531;
+
+/// Bytes looked at in one step of reading a message. Steps are verified once, bytes one by one.
+pub const INJECT_STEP_BYTES: usize = 64;
+
+/// Steps taken in one message: heads of 512 KiB, more than the kernel hands over at once.
+pub const INJECT_STEPS: u32 = 8 * 1024;
+
+/// Bytes of a message that may lie before an inserted header: the kernel copies them into one
+/// piece of memory when they are in several.
+pub const INJECT_OFFSET: u32 = 256 * 1024;
+
+/// Bytes of a captured request in which its `traceparent` is looked for, one by one and each
+/// followed by the verifier. Most servers refuse longer heads (8 KiB).
+pub const CONTEXT_BYTES: usize = 8 * 1024;
+
+/// Connections that have left the map and wait for user space to remove them.
+pub const LEAVING: u32 = 65_536;

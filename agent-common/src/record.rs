@@ -34,6 +34,8 @@ pub enum RecordKind {
     ProcessExit = 6,
     /// [`crate::process::ProcessListen`].
     ProcessListen = 7,
+    /// [`crate::injection::ContextMinted`].
+    ContextMinted = 32,
     /// [`crate::process::GoCall`].
     GoCall = 8,
     /// [`crate::process::ProcessExit`] of a thread that was not the last one.
@@ -56,6 +58,7 @@ impl TryFrom<u16> for RecordKind {
             5 => Self::ProcessFork,
             6 => Self::ProcessExit,
             7 => Self::ProcessListen,
+            32 => Self::ContextMinted,
             8 => Self::GoCall,
             9 => Self::ThreadExit,
             other => return Err(UnknownKind(other)),

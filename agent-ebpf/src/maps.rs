@@ -1,15 +1,25 @@
 //! Every map: key, value, capacity and why, who inserts, who removes.
 
 use agent_common::{
-    connection::ConnectionState, drop_reason::DropReason, kernel_config::KernelConfig, limits,
+    connection::ConnectionState,
+    drop_reason::DropReason,
+    injection::{GRAMMAR_BYTES, InjectionOutcome, OutgoingStream},
+    kernel_config::KernelConfig,
+    limits,
     process::GoProcess,
 };
 use aya_ebpf::{
-    macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf, SockHash},
 };
 
-use crate::{process::ProcessState, scratch::Scratch, user_buffer::MessageProgress};
+use crate::{
+    hooks::inject_context::{Starter, TraceContext},
+    process::ProcessState,
+    scratch::Scratch,
+    user_buffer::MessageProgress,
+};
 
 /// Set by the loader before load and frozen, so that the verifier prunes what it rules out.
 #[unsafe(no_mangle)]
@@ -79,3 +89,59 @@ pub(crate) static MESSAGES: LruHashMap<u64, MessageProgress> =
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> =
     PerCpuArray::with_max_entries(limits::SCRATCH_SLOTS, 0);
+
+// The maps below serve header injection. Without it the loader shrinks them to one entry.
+
+/// Client sockets whose messages are read before they leave, by socket cookie. Inserted when the
+/// connection is established; removed by user space, and by the kernel with the socket.
+#[map]
+pub(crate) static INJECTED_SOCKETS: SockHash<u64> = SockHash::with_max_entries(limits::INJECTED, 0);
+
+/// What is remembered of each of those sockets; goes with the socket.
+#[btf_map]
+pub(crate) static STREAMS: SkStorage<OutgoingStream> = SkStorage::new();
+
+/// How HTTP/1 requests read, see [`agent_common::injection`]. Written by user space.
+#[map]
+pub(crate) static GRAMMAR: Array<[u8; GRAMMAR_BYTES]> = Array::with_max_entries(1, 0);
+
+/// What became of requests and connections, by [`InjectionOutcome`].
+#[map]
+pub(crate) static INJECTIONS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(InjectionOutcome::ALL.len() as u32, 0);
+
+/// Processes that are injected for, by process id, with bits of `injection::process`. Inserted by
+/// user space and by fork; removed by both, by exec and with the process.
+#[map]
+pub(crate) static ARMED: HashMap<u32, u32> = HashMap::with_max_entries(limits::PROCESSES, 0);
+
+/// Connections that such a process has begun, by socket cookie; 1 for those of a loop. Removed
+/// when they are established or gone.
+#[map]
+pub(crate) static INJECTABLE: LruHashMap<u64, u32> =
+    LruHashMap::with_max_entries(limits::ACCEPTED, 0);
+
+/// Sockets that are done with and wait for user space to take them out of the map.
+#[map]
+pub(crate) static LEAVING: Queue<u64> = Queue::with_max_entries(limits::LEAVING, 0);
+
+/// The request that a thread works for, by process and thread id. LRU, because the end of a thread
+/// is not told.
+#[map]
+pub(crate) static WORK: LruHashMap<u64, TraceContext> =
+    LruHashMap::with_max_entries(limits::CALLS_IN_PROGRESS, 0);
+
+/// Who started a thread while it worked for a request, by process and thread id. LRU, as above.
+#[map]
+pub(crate) static STARTED: LruHashMap<u64, Starter> =
+    LruHashMap::with_max_entries(limits::CALLS_IN_PROGRESS, 0);
+
+/// The request that a loop's server connection carries, by connection. Removed with it.
+#[map]
+pub(crate) static REQUESTS: LruHashMap<u64, TraceContext> =
+    LruHashMap::with_max_entries(limits::CONNECTIONS, 0);
+
+/// The request that the call on a loop's client connection was made for. Removed with it.
+#[map]
+pub(crate) static CALLS: LruHashMap<u64, TraceContext> =
+    LruHashMap::with_max_entries(limits::CONNECTIONS, 0);

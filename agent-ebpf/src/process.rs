@@ -7,7 +7,7 @@ use agent_common::{
 
 use crate::{
     emit,
-    maps::{GO_PROCESSES, PROCESSES, config},
+    maps::{ARMED, GO_PROCESSES, PROCESSES, config},
     read::task,
 };
 
@@ -135,4 +135,19 @@ fn insert(process_id: u32, start: u64) {
 pub(crate) fn forget(process_id: u32) {
     let _ = GO_PROCESSES.remove(&process_id);
     let _ = PROCESSES.remove(&process_id);
+}
+
+/// Headers are no longer injected for a process.
+#[inline(always)]
+pub(crate) fn disarm(process_id: u32) {
+    let _ = ARMED.remove(&process_id);
+}
+
+/// A child runs its parent's program.
+#[inline(always)]
+pub(crate) fn inherit_injection(parent: u32, child: u32) {
+    // SAFETY: copied at once.
+    if let Some(mode) = unsafe { ARMED.get(&parent) }.copied() {
+        let _ = ARMED.insert(&child, &mode, 0);
+    }
 }

@@ -97,7 +97,8 @@ pub struct Options {
     #[arg(long, value_name = "EXPORTER", num_args = 1..)]
     pub exporter: Vec<String>,
 
-    /// Add trace context to outgoing traffic: none [default: none]
+    /// Add trace context to outgoing traffic: none, headers (HTTP/1 in plain text), all
+    /// [default: none]
     #[arg(long, value_name = "WHAT")]
     pub inject: Option<String>,
 

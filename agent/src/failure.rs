@@ -101,10 +101,15 @@ pub enum Failure {
     #[error("{origin}: {count} values where one is expected. Keep one of them")]
     TooManyValues { origin: String, count: usize },
     #[error(
-        "{origin}: this version does not change traffic, so `{text}` is not available. Leave it \
-            at `none`: both ends on one host are joined without it"
+        "{origin}: this version injects HTTP/1 headers only, so `{text}` is not available. Give \
+            `headers`, or leave it at `none`: both ends on one host are joined without it"
     )]
     InjectionUnavailable { origin: String, text: String },
+    #[error(
+        "headers cannot be injected here: {cause}. Leave out `--inject`, or see what \
+            `agent check` says"
+    )]
+    InjectionUnsupported { cause: String },
 
     #[error(
         "cannot read the configuration file {path}: {cause}. Check the path given by --config or \
@@ -199,6 +204,7 @@ impl Failure {
             | Self::NoTypeInformation { .. }
             | Self::ArchitectureUnsupported { .. }
             | Self::KernelUnsupported { .. }
+            | Self::InjectionUnsupported { .. }
             | Self::KernelTooOld { .. } => EXIT_NOT_PERMITTED,
             Self::CommandNotFound { .. } => EXIT_COMMAND_NOT_FOUND,
             Self::CommandNotExecutable { .. } => EXIT_COMMAND_NOT_EXECUTABLE,

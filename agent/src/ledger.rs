@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use agent_common::drop_reason::DropReason;
+use agent_common::{drop_reason::DropReason, injection::InjectionOutcome};
 
 use crate::self_metrics::{Counter, Loss, SelfMetrics};
 
@@ -13,6 +13,7 @@ pub struct Ledger {
     counters: Vec<(Counter, u64)>,
     losses: Vec<(Loss, String, u64)>,
     kernel_losses: Vec<(DropReason, u64)>,
+    injections: Vec<(InjectionOutcome, u64)>,
 }
 
 impl Ledger {
@@ -27,7 +28,15 @@ impl Ledger {
                 .map(|((reason, service), count)| (reason, service, count))
                 .collect(),
             kernel_losses,
+            injections: Vec::new(),
         }
+    }
+
+    /// With what became of requests that headers were to be put into.
+    #[must_use]
+    pub fn with_injections(mut self, injections: Vec<(InjectionOutcome, u64)>) -> Self {
+        self.injections = injections;
+        self
     }
 
     /// For people: one line each, losses only where there were any.
@@ -38,6 +47,10 @@ impl Ledger {
         };
         for (counter, count) in &self.counters {
             line(counter.name(), *count, counter.description().trim());
+        }
+        for (outcome, count) in self.injections.iter().filter(|(_, count)| *count > 0) {
+            let name = format!("inject: {}", outcome.name());
+            line(&name, *count, outcome.description().trim());
         }
         let mut is_lossless = true;
         for (reason, service, count) in &self.losses {
@@ -65,7 +78,7 @@ impl Ledger {
     }
 
     /// For programs: an object with `counters` by name, `losses` as a list of `reason`, `service`
-    /// and `count`, and `kernel_losses` by name.
+    /// and `count`, and `kernel_losses` and `injections` by name.
     pub fn json(&self) -> serde_json::Value {
         let counters = self
             .counters
@@ -75,6 +88,10 @@ impl Ledger {
             .kernel_losses
             .iter()
             .map(|(reason, count)| (reason.name(), *count));
+        let injections = self
+            .injections
+            .iter()
+            .map(|(outcome, count)| (outcome.name(), *count));
         let losses: Vec<_> = self
             .losses
             .iter()
@@ -86,6 +103,7 @@ impl Ledger {
             "counters": counters.collect::<std::collections::BTreeMap<_, _>>(),
             "losses": losses,
             "kernel_losses": kernel.collect::<std::collections::BTreeMap<_, _>>(),
+            "injections": injections.collect::<std::collections::BTreeMap<_, _>>(),
         })
     }
 }

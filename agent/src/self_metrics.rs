@@ -75,6 +75,8 @@ named! {
         ExchangeUnparsed = "exchange_unparsed",
         /// Too many spans waited for their trace to settle; the oldest left unjoined.
         TraceHoldFull = "trace_hold_full",
+        /// Requests fared worse since headers were put into them; it was stopped for the service.
+        InjectionStopped = "injection_stopped",
         /// The export queue was full; spans were dropped.
         ExportQueueFull = "export_queue_full",
         /// The receiver took only part of a request.

@@ -101,8 +101,13 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                     engine.handle_rejected(process, now_ns);
                 }
             }
-            Some(Command::ReadConnection(_) | Command::ReadProcess(_) | Command::ReadThread(_)) => {
-            }
+            Some(
+                Command::ReadConnection(_)
+                | Command::ReadProcess(_)
+                | Command::ReadThread(_)
+                | Command::NoteProgram(_)
+                | Command::StopInjecting(_),
+            ) => {}
         }
     }
     panic!("the engine asks without end");

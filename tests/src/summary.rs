@@ -11,6 +11,9 @@ pub struct Summary {
     pub losses: Vec<Loss>,
     /// What the kernel side lost, in records or calls.
     pub kernel_losses: BTreeMap<String, u64>,
+    /// What became of requests that headers were to be put into, by outcome.
+    #[serde(default)]
+    pub injections: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

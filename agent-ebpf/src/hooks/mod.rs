@@ -1,6 +1,9 @@
 //! Attached functions: one file per kernel subject, small hooks over shared bodies.
 
 pub(crate) mod go;
+pub(crate) mod inject;
+pub(crate) mod inject_context;
+pub(crate) mod inject_head;
 pub(crate) mod kretprobe;
 pub(crate) mod process;
 pub(crate) mod socket_data;

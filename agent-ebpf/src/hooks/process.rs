@@ -8,7 +8,7 @@
 use agent_common::{
     kernel_config::KernelField,
     limits,
-    process::{ProcessExec, ProcessExit, ProcessFork, Traced},
+    process::{ExecutionUnit, ProcessExec, ProcessExit, ProcessFork, Traced},
     record::RecordKind,
 };
 use aya_ebpf::{
@@ -22,6 +22,7 @@ use aya_ebpf::{
 
 use crate::{
     emit,
+    hooks::inject_context,
     maps::config,
     process,
     read::{field, task},
@@ -47,6 +48,10 @@ fn try_exec(program: *const u8) -> Option<()> {
 
     let current = task::current();
     let unit = task::unit(current)?;
+    if config!(inject) == 1 {
+        // Another program: user space decides anew.
+        process::disarm(unit.process_id);
+    }
     process::forget_program(unit.process_id);
     let mut traced = process::traced(unit.process_id);
     if !matches!(traced, Traced::Yes)
@@ -163,6 +168,13 @@ fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
     } else {
         process::trace(child.process_id, child.process_start_ns);
     }
+    if config!(inject) == 1 {
+        if child.process_id == parent.process_id {
+            inject_context::started(thread_key(parent), thread_key(child));
+        } else {
+            process::inherit_injection(parent.process_id, child.process_id);
+        }
+    }
     emit::record(&ProcessFork {
         header: emit::header(
             RecordKind::ProcessFork,
@@ -173,6 +185,12 @@ fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
         child,
     });
     Some(())
+}
+
+/// As `bpf_get_current_pid_tgid` names a thread.
+#[inline(always)]
+fn thread_key(unit: ExecutionUnit) -> u64 {
+    u64::from(unit.process_id) << 32 | u64::from(unit.thread_id)
 }
 
 #[btf_tracepoint(function = "sched_process_exit")]
@@ -190,6 +208,9 @@ fn try_exit() -> Option<()> {
     }
     let kind = if task::is_last_thread(current) {
         process::forget(unit.process_id);
+        if config!(inject) == 1 {
+            process::disarm(unit.process_id);
+        }
         RecordKind::ProcessExit
     } else {
         RecordKind::ThreadExit

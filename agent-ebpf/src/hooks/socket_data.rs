@@ -27,7 +27,8 @@ use aya_ebpf::{
 use crate::{
     connection::{self, Place},
     emit,
-    maps::CONNECTIONS,
+    hooks::inject_context,
+    maps::{CONNECTIONS, config},
     process::{self, TracedUnit},
     read::{
         field,
@@ -304,6 +305,9 @@ fn emit_data(
         if is_capturable {
             tail = user_buffer::tail(buffer, moved);
         }
+        if config!(inject) == 1 {
+            inject_context::resumed(transfer.direction, identity, state);
+        }
     } else {
         let area = scratch::area(transfer.slot)?;
         let wanted = if moved < place.budget {
@@ -324,6 +328,18 @@ fn emit_data(
             record.captured_length = captured;
             record.header.length += captured;
             record.tail = tail;
+            if config!(inject) == 1 {
+                let waiting = record.flags;
+                inject_context::moved(
+                    transfer.direction,
+                    identity,
+                    state,
+                    &place,
+                    waiting,
+                    area,
+                    captured,
+                );
+            }
             if emit::scratch_record(area, HEAD_BYTES, captured) {
                 state.turn_captured += captured;
             }

@@ -19,7 +19,10 @@ use aya_ebpf::{
 use crate::{
     connection::{self, NewState},
     emit,
-    hooks::socket_data::{announce, socket_sock},
+    hooks::{
+        inject_context,
+        socket_data::{announce, socket_sock},
+    },
     maps::{ACCEPTED, CONNECTIONS, config},
     process::{self, TracedUnit},
     read::{
@@ -63,6 +66,9 @@ pub(crate) fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let identity = sock.identity();
     let _ = CONNECTIONS.remove(&identity);
     let _ = ACCEPTED.remove(&identity);
+    if config!(inject) == 1 {
+        inject_context::destroyed(identity);
+    }
     0
 }
 
@@ -97,6 +103,9 @@ fn connecting(sock: Sock) {
         };
         if connection::insert(sock, identity, unit, new, Slot::State).is_some() {
             announce(sock, identity, unit, Role::Client, Slot::State);
+        }
+        if config!(inject) == 1 {
+            inject_context::connecting(identity);
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Config {
     pub sampler: Sampler,
     /// The weakest evidence that makes a parent.
     pub parent_evidence: Evidence,
+    /// Headers are put into outgoing requests.
+    pub inject_headers: bool,
 }
 
 /// Declares a choice by the words users write.
@@ -111,7 +113,7 @@ impl Config {
 
         let selection = selection(&mut sources, &command)?;
         let exporters = exporters(&mut sources)?;
-        sources.take("inject", refuse_injection)?;
+        let inject = sources.take("inject", injection)?;
         let capture = sources.take("capture", word::<Capture>)?;
         let parent_evidence = sources.take("parent-evidence", evidence)?;
         let ready_file = sources.take("ready-file", single)?;
@@ -137,6 +139,7 @@ impl Config {
             listen: listen.map(|(_, address)| address),
             log_level: log_level.map_or(LogLevel::Info, |(_, level)| level),
             sampler,
+            inject_headers: inject.is_some_and(|(_, inject)| inject),
             parent_evidence: parent_evidence.map_or_else(Evidence::default, |(_, weakest)| weakest),
         };
         Ok((config, warnings))
@@ -264,21 +267,23 @@ fn exporter_words(given: &Given) -> Result<Vec<Exporter>, Failure> {
     given.parts().map(parse).collect()
 }
 
-/// Only `none` is available in this version; OBI says `disabled` for it.
-fn refuse_injection(given: &Given) -> Result<(), Failure> {
+/// Whether headers are injected. OBI says `disabled` for none and `http` for headers.
+fn injection(given: &Given) -> Result<bool, Failure> {
     let text = single(given)?;
-    if given.is_foreign() && text.eq_ignore_ascii_case("disabled") {
-        return Ok(());
+    if given.is_foreign() {
+        match text.to_ascii_lowercase().as_str() {
+            "disabled" => return Ok(false),
+            "http" => return Ok(true),
+            _ => {}
+        }
     }
     match parse_word(given, &text)? {
-        Injection::None => Ok(()),
-        other => {
-            let text = other.word().to_owned();
-            Err(Failure::InjectionUnavailable {
-                origin: given.origin.clone(),
-                text,
-            })
-        }
+        Injection::None => Ok(false),
+        Injection::Headers | Injection::All => Ok(true),
+        Injection::Tcp => Err(Failure::InjectionUnavailable {
+            origin: given.origin.clone(),
+            text: Injection::Tcp.word().to_owned(),
+        }),
     }
 }
 

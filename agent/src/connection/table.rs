@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     connection::Connection,
-    event::{ConnectionId, Endpoints, Role, Unit},
+    event::{ConnectionId, Endpoints, ProcessId, Role, Unit},
 };
 
 /// A connection that nothing was heard of for this long is forgotten: unix sockets end without
@@ -74,6 +74,15 @@ impl Table {
                 .entry(id)
                 .or_insert_with(|| Connection::new(unit, endpoints, role, now_ns)),
         )
+    }
+
+    /// Connections that this process used last.
+    pub fn of_process(&self, process: ProcessId) -> Vec<ConnectionId> {
+        self.connections
+            .iter()
+            .filter(|(_, connection)| connection.process == process)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use crate::{
     connection::{
         Observation, Origin,
+        added::Added,
         beginning::{KEPT, Kept, Undecided, flow, hand_over},
         stream::{Step, Stream},
     },
@@ -70,6 +71,8 @@ pub struct Connection {
     missing_ns: Option<u64>,
     aborted: Option<(EndCause, u64)>,
     observations: VecDeque<Observation>,
+    /// Headers that were put into what it sends.
+    added: Added,
 }
 
 impl Connection {
@@ -95,7 +98,14 @@ impl Connection {
             missing_ns: None,
             aborted: None,
             observations: VecDeque::new(),
+            added: Added::default(),
         }
+    }
+
+    /// A header was put before this position into what is sent next: TCP counts it, the program
+    /// does not.
+    pub fn handle_added(&mut self, position: u64, length: u32) {
+        self.added.handle(position, length);
     }
 
     /// The path its named end is bound to.
@@ -169,6 +179,7 @@ impl Connection {
         if self.role == Role::Unknown {
             self.role = data.role;
         }
+        let tcp_sequence = self.added.first_sequence(data);
         let origin = Origin {
             unit: data.unit,
             task: data.task,
@@ -176,7 +187,7 @@ impl Connection {
             direction: data.direction,
             non_blocking: data.non_blocking,
             time_ns,
-            tcp_sequence: data.tcp_sequence,
+            tcp_sequence,
             position: data.position,
         };
         if data.end_of_stream {
@@ -230,7 +241,18 @@ impl Connection {
             position,
             ..origin
         };
-        self.feed_bytes(bytes, data.turn_start && known == 0, origin);
+        self.feed_between_added(bytes, data.turn_start && known == 0, origin);
+    }
+
+    /// Hands on what lies between two headers of ours with its own sequence number.
+    fn feed_between_added(&mut self, bytes: &[u8], mut turn_start: bool, origin: Origin) {
+        if self.added.is_empty() {
+            self.feed_bytes(bytes, turn_start, origin);
+            return;
+        }
+        for (piece, origin) in self.added.pieces(bytes, origin) {
+            self.feed_bytes(piece, std::mem::take(&mut turn_start), origin);
+        }
     }
 
     /// A step towards the end, with all that flowed.

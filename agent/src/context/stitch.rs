@@ -7,17 +7,19 @@
 //! answers waits for that answer, and so does everything below it.
 
 mod identity;
+mod minted;
+mod relations;
 mod timers;
 
 use std::collections::VecDeque;
 
-use opentelemetry::SpanId;
+use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 use slotmap::{SlotMap, new_key_type};
 
-pub use self::identity::Identity;
+pub use self::{identity::Identity, minted::Minted};
 use self::{
-    identity::{client_identity, server_identity},
+    identity::{client_identity, injected_identity, server_identity},
     timers::Timers,
 };
 use super::{Evidence, IdGenerator, RemoteContext};
@@ -81,6 +83,10 @@ struct Node<T> {
     /// The request that an undecided call may turn out to be for, which stays until then.
     supposed: Option<NodeKey>,
     identity: Option<Identity>,
+    /// The trace that the kernel side chose for the request. A client's has left with it.
+    minted: Option<TraceId>,
+    /// The first trace that was chosen for a request below this one.
+    suggested: Option<TraceId>,
     /// Nodes whose `caller` is this one and that are still there.
     children: u32,
     payload: Option<T>,
@@ -93,6 +99,7 @@ pub struct Beginning {
     pub start_ns: u64,
     pub caller: Option<(NodeKey, Evidence)>,
     pub wire: Option<WireKey>,
+    pub minted: Option<Minted>,
 }
 
 /// Joins exchanges; `T` is what the caller wants back with the identity.
@@ -155,6 +162,7 @@ impl<T> Stitcher<T> {
             start_ns,
             caller,
             wire,
+            minted,
         } = beginning;
         let caller = caller.filter(|(parent, _)| self.nodes.contains_key(*parent));
         if let Some((parent, _)) = caller {
@@ -172,9 +180,14 @@ impl<T> Stitcher<T> {
             is_undecided: false,
             supposed: None,
             identity: None,
+            minted: None,
+            suggested: None,
             children: 0,
             payload: None,
         });
+        if let Some(minted) = minted {
+            self.handle_minted(key, minted);
+        }
         if let Some(wire) = wire {
             self.meet(kind, wire, key);
         }
@@ -266,6 +279,7 @@ impl<T> Stitcher<T> {
             if let Some(node) = self.nodes.get_mut(call) {
                 node.caller = Some((exchange, evidence));
             }
+            self.suggest_upwards(call, exchange);
         }
         self.handle_no_caller(call);
     }
@@ -428,20 +442,7 @@ impl<T> Stitcher<T> {
         if let Some(node) = self.nodes.get_mut(server) {
             node.caller = Some((client, Evidence::LocalWire));
         }
-    }
-
-    /// Whether `above` is among the callers of `key`: a request that comes of itself is none.
-    fn is_below(&self, mut key: NodeKey, above: NodeKey) -> bool {
-        for _ in 0..DEPTH {
-            if key == above {
-                return true;
-            }
-            let Some((caller, _)) = self.nodes.get(key).and_then(|node| node.caller) else {
-                return false;
-            };
-            key = caller;
-        }
-        true
+        self.suggest_upwards(server, client);
     }
 
     /// When a node's place is final: when every server above it has met its client or waited long
@@ -537,6 +538,7 @@ impl<T> Stitcher<T> {
         }
         let (span_id, kind, start_ns) = (node.span_id, node.kind, node.start_ns);
         let header = node.header.clone();
+        let (minted, suggested) = (node.minted, node.suggested);
         let caller = node.caller.filter(|(caller, evidence)| {
             depth > 0 && self.was_open_at(*caller, start_ns, *evidence)
         });
@@ -550,10 +552,19 @@ impl<T> Stitcher<T> {
             Some((identity, evidence, _)) if evidence > self.weakest => (None, Some(identity)),
             strong => (strong, None),
         };
-        let passing = identity::passing(header.as_ref(), caller.as_ref());
-        let mut identity = match kind {
-            Kind::Server => server_identity(span_id, header, caller, &mut self.ids),
-            Kind::Client => client_identity(span_id, header, caller, &mut self.ids),
+        // A header of ours carries the context on, though the program wrote none.
+        let passing = match (kind, minted) {
+            (Kind::Client, Some(_)) if header.is_none() => None,
+            _ => identity::passing(header.as_ref(), caller.as_ref()),
+        };
+        // A root takes the trace that already left with a request, if one did.
+        let mut new_trace = || minted.or(suggested).unwrap_or_else(|| self.ids.trace_id());
+        let mut identity = match (kind, minted) {
+            (Kind::Server, _) => server_identity(span_id, header, caller, &mut new_trace),
+            (Kind::Client, Some(trace_id)) if header.is_none() => {
+                injected_identity(span_id, trace_id, caller)
+            }
+            (Kind::Client, _) => client_identity(span_id, header, caller, &mut new_trace),
         };
         identity
             .links
@@ -563,18 +574,6 @@ impl<T> Stitcher<T> {
             node.identity = Some(identity.clone());
         }
         Some(identity)
-    }
-
-    /// A request that was answered before the call began is not its parent. The other end of a
-    /// connection is, whatever its client did meanwhile.
-    fn was_open_at(&self, caller: NodeKey, start_ns: u64, evidence: Evidence) -> bool {
-        self.nodes.get(caller).is_some_and(|node| {
-            evidence == Evidence::LocalWire || node.end_ns.is_none_or(|end_ns| end_ns >= start_ns)
-        })
-    }
-
-    fn inbound_header(&self, key: NodeKey) -> Option<RemoteContext> {
-        self.nodes.get(key).and_then(|node| node.header.clone())
     }
 }
 

@@ -1,8 +1,14 @@
 //! Exchanges in flight: what sessions learn, told to the parts that join traces. Pure.
 
+use std::collections::VecDeque;
+
+use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 
-use super::ConnectionFacts;
+use super::{
+    facts::ConnectionFacts,
+    watchdog::{Carried, End},
+};
 use crate::{
     connection::Origin,
     context::{
@@ -12,12 +18,12 @@ use crate::{
         lineage::{Discipline, Lineage, Use},
         propagation,
         started::{Child, Starts},
-        stitch::{Beginning, NodeKey, WireKey},
+        stitch::{self, Beginning, NodeKey, WireKey},
     },
-    event::{ConnectionId, Direction, Endpoints, ProcessId, Unit},
+    event::{self, ConnectionId, Direction, Endpoints, ProcessId, Unit},
     protocol::{ExchangeNumber, Progress},
     self_metrics::{Counter, SelfMetrics},
-    span::{Details, Kind},
+    span::{Details, Kind, attribute, attribute::Value},
 };
 
 /// What a span needs besides its identity.
@@ -35,6 +41,37 @@ struct Open {
     node: NodeKey,
     /// The thread that read or sent the request.
     unit: Unit,
+    /// Position of the request's first byte.
+    position: u64,
+    carried: Carried,
+}
+
+/// A client's exchange that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) process: ProcessId,
+    pub(super) carried: Carried,
+    pub(super) end: End,
+}
+
+/// What servers say of a head that is too much for them: RFC 9110, section 15.5.1, and RFC 6585,
+/// section 5.
+const REFUSED_HEAD: [i64; 2] = [400, 431];
+
+/// How a call ended; what was not observed is not held against anyone.
+fn end_of(details: &Details) -> End {
+    let find = |key: &str| {
+        details
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key == key)
+            .map(|attribute| &attribute.value)
+    };
+    match find(attribute::HTTP_RESPONSE_STATUS_CODE) {
+        Some(Value::Int(status)) if REFUSED_HEAD.contains(status) => End::Bad,
+        None if find(attribute::ERROR_TYPE).is_some() => End::Bad,
+        _ => End::Good,
+    }
 }
 
 /// Exchanges whose end is not known, and who works for whom.
@@ -45,11 +82,52 @@ pub(super) struct Exchanges {
     latest: FxHashMap<ConnectionId, NodeKey>,
     pub(super) lineage: Lineage<NodeKey>,
     answering: Answering<NodeKey>,
+    /// Ids made for requests that are not known yet, by connection and position.
+    minted: FxHashMap<ConnectionId, VecDeque<(u64, stitch::Minted)>>,
+    /// Calls that ended and were not asked for yet.
+    calls: VecDeque<Call>,
     starts: Starts<NodeKey>,
     pub(super) goroutines: Goroutines<NodeKey>,
 }
 
+/// Requests of one connection whose ids wait at most: pipelined ones.
+const MINTED: usize = 1024;
+
+/// Connections whose ids wait at most: as many as are watched.
+const MINTED_CONNECTIONS: usize = agent_common::limits::CONNECTIONS as usize;
+
 impl Exchanges {
+    /// The kernel side made ids for a request, which comes next or is being read.
+    pub(super) fn handle_minted(&mut self, minted: &event::Minted) {
+        let is_known = self.minted.contains_key(&minted.connection);
+        if !is_known && self.minted.len() >= MINTED_CONNECTIONS {
+            return;
+        }
+        let waiting = self.minted.entry(minted.connection).or_default();
+        if waiting.len() >= MINTED {
+            waiting.pop_front();
+        }
+        let span_id = Some(SpanId::from_bytes(minted.span_id)).filter(|id| *id != SpanId::INVALID);
+        let trace_id = TraceId::from_bytes(minted.trace_id);
+        waiting.push_back((minted.position, stitch::Minted { trace_id, span_id }));
+    }
+
+    /// A call that has ended since the last time.
+    pub(super) fn poll_call(&mut self) -> Option<Call> {
+        self.calls.pop_front()
+    }
+
+    /// Ids that were made for the request at this position.
+    fn take_minted(&mut self, connection: ConnectionId, position: u64) -> Option<stitch::Minted> {
+        let waiting = self.minted.get_mut(&connection)?;
+        waiting.retain(|(at, _)| *at >= position);
+        let found = waiting.pop_front_if(|(at, _)| *at == position);
+        if waiting.is_empty() {
+            self.minted.remove(&connection);
+        }
+        found.map(|(_, minted)| minted)
+    }
+
     pub(super) fn handle(
         &mut self,
         connection: &ConnectionFacts,
@@ -92,10 +170,22 @@ impl Exchanges {
                     start_ns: time_ns,
                     caller,
                     wire,
+                    minted: self.take_minted(connection.id, position),
+                };
+                let carried = match beginning.minted {
+                    Some(minted) if minted.span_id.is_some() => Carried::Ours,
+                    _ => Carried::Nothing,
                 };
                 let node = stitcher.handle_started(beginning);
-                self.open
-                    .insert((connection.id, exchange), Open { node, unit });
+                self.open.insert(
+                    (connection.id, exchange),
+                    Open {
+                        node,
+                        unit,
+                        position,
+                        carried,
+                    },
+                );
                 match kind {
                     Kind::Server => {
                         self.note_worker(unit, stitcher);
@@ -122,6 +212,16 @@ impl Exchanges {
                 }
             }
             Progress::RequestHead { exchange, headers } => {
+                if let Some(open) = self.open.get(&(connection.id, exchange)).copied()
+                    && let Some(minted) = self.take_minted(connection.id, open.position)
+                {
+                    stitcher.handle_minted(open.node, minted);
+                    if minted.span_id.is_some()
+                        && let Some(open) = self.open.get_mut(&(connection.id, exchange))
+                    {
+                        open.carried = Carried::Ours;
+                    }
+                }
                 self.note_server_goroutine(connection, exchange, origin);
                 if let Some(open) = self.open.get(&(connection.id, exchange))
                     && let Some(context) = propagation::extract(&headers)
@@ -160,6 +260,13 @@ impl Exchanges {
                 }
                 let process = open.unit.process;
                 let kind = connection.kind;
+                if kind == Kind::Client {
+                    self.calls.push_back(Call {
+                        process,
+                        carried: open.carried,
+                        end: end_of(&details),
+                    });
+                }
                 let finished = Finished {
                     process,
                     kind,
@@ -271,12 +378,14 @@ impl Exchanges {
             && self.latest.is_empty()
             && self.lineage.is_empty()
             && self.answering.is_empty()
+            && self.minted.is_empty()
             && self.starts.is_empty()
             && self.goroutines.is_empty()
     }
 
     /// The connection is over: nothing is read from it or answered any more.
     pub(super) fn handle_connection_end(&mut self, connection: ConnectionId) {
+        self.minted.remove(&connection);
         self.lineage.handle_connection_end(connection);
         self.goroutines.handle_connection_end(connection);
     }

@@ -6,21 +6,27 @@
 //! 3. [`Engine::take_spans`].
 
 mod exchange;
+mod facts;
 pub mod replay;
+mod watchdog;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use agent_common::connection::ConnectionState;
 use rustc_hash::FxHashMap;
 
-use self::exchange::{Exchanges, Finished};
+use self::{
+    exchange::{Exchanges, Finished},
+    facts::ConnectionFacts,
+    watchdog::Watchdog,
+};
 use crate::{
-    connection::{self, Connection, Observation},
+    connection::{self, Observation},
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline, stitch::Identity},
     enrich::{Enricher, Host},
     event::{
-        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, ProcessId, Role,
-        Traced, Unit, clock::WallClock, decode,
+        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted, ProcessId,
+        Role, Traced, Unit, clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
     sample::Sampler,
@@ -67,11 +73,18 @@ pub enum Command {
     /// A process replaced its program, or began to listen while not traced: it may be one that the
     /// user chose. Answer with [`Engine::handle_process`] or [`Engine::handle_rejected`].
     Consider(ProcessId),
+    /// A traced process runs another program now: [`Engine::facts`] says which. There is nothing
+    /// to answer.
+    NoteProgram(ProcessId),
+    /// Requests of this process fare worse since headers are put into them: stop it. There is
+    /// nothing to answer.
+    StopInjecting(ProcessId),
 }
 
 pub struct Engine {
     connections: connection::Table,
     exchanges: Exchanges,
+    watchdog: Watchdog,
     stitcher: Stitcher<Finished>,
     processes: ProcessTable,
     enricher: Enricher,
@@ -92,6 +105,7 @@ impl Engine {
         Self {
             connections: connection::Table::new(CONNECTIONS),
             exchanges: Exchanges::default(),
+            watchdog: Watchdog::default(),
             stitcher: Stitcher::new(
                 IdGenerator::seeded(config.seed),
                 WAITING,
@@ -165,9 +179,10 @@ impl Engine {
             EventKind::Exec(exec) => {
                 self.processes.handle_exec(&exec);
                 self.rejected.remove(&exec.process);
-                if exec.traced == Traced::Provisionally {
-                    self.commands.push_back(Command::Consider(exec.process));
-                }
+                self.commands.push_back(match exec.traced {
+                    Traced::Provisionally => Command::Consider(exec.process),
+                    _ => Command::NoteProgram(exec.process),
+                });
             }
             EventKind::Fork { parent, child } => {
                 self.exchanges.handle_start(parent, child);
@@ -187,8 +202,10 @@ impl Engine {
             }
             EventKind::Exit { process } => {
                 self.exchanges.handle_exit(process, &mut self.stitcher);
+                self.watchdog.handle_exit(process);
                 self.processes.handle_exit(process, now_ns);
             }
+            EventKind::Minted(minted) => self.handle_minted(&minted),
             EventKind::GoCall {
                 process,
                 task,
@@ -270,6 +287,11 @@ impl Engine {
     /// What is known of a process.
     pub fn facts(&self, process: ProcessId) -> Option<&Facts> {
         self.processes.facts(process)
+    }
+
+    /// Connections of a process.
+    pub fn connections_of(&self, process: ProcessId) -> Vec<ConnectionId> {
+        self.connections.of_process(process)
     }
 
     /// Time passes, `CLOCK_BOOTTIME` in nanoseconds.
@@ -370,6 +392,16 @@ impl Engine {
         }
         self.observe(id);
         self.connections.update_ask(id, now_ns);
+    }
+
+    /// The kernel side made ids for a request, which may be known already or comes next.
+    fn handle_minted(&mut self, minted: &Minted) {
+        if let Some(connection) = self.connections.get(minted.connection)
+            && minted.added > 0
+        {
+            connection.handle_added(minted.added_at, minted.added);
+        }
+        self.exchanges.handle_minted(minted);
     }
 
     fn handle_closing(
@@ -473,6 +505,18 @@ impl Engine {
                 &self.metrics,
             );
         }
+        while let Some(call) = self.exchanges.poll_call() {
+            if self
+                .watchdog
+                .handle_end(call.process, call.carried, call.end)
+            {
+                let resource = self.enricher.resource(call.process, &self.processes);
+                self.metrics
+                    .lose(Loss::InjectionStopped, resource.service_name(), 1);
+                self.commands
+                    .push_back(Command::StopInjecting(call.process));
+            }
+        }
     }
 
     fn finish_spans(&mut self) {
@@ -570,35 +614,6 @@ fn destination(attributes: &[Attribute]) -> String {
     match value(attribute::SERVER_PORT) {
         Some(Value::Int(port)) => format!("{address}:{port}"),
         _ => address.to_owned(),
-    }
-}
-
-/// What of a connection matters to its exchanges.
-#[derive(Clone, Copy, Debug)]
-struct ConnectionFacts {
-    id: ConnectionId,
-    unit: Unit,
-    kind: Kind,
-    endpoints: crate::event::Endpoints,
-    /// It was seen from its first byte on.
-    complete: bool,
-    /// Its exchanges run side by side, and any thread writes for all of them.
-    multiplexed: bool,
-    opened_ns: Option<u64>,
-}
-
-impl ConnectionFacts {
-    fn of(id: ConnectionId, connection: &Connection) -> Self {
-        Self {
-            id,
-            unit: connection.unit,
-            // Only a connection whose kind is known has a session to learn from.
-            kind: connection.kind().unwrap_or(Kind::Server),
-            endpoints: connection.endpoints,
-            complete: connection.is_complete(),
-            multiplexed: connection.is_multiplexed(),
-            opened_ns: connection.opened_ns(),
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use agent_common::{
         ClosingStep, ConnectionClosing, ConnectionOpened, Direction, FAMILY_INET, FAMILY_INET6,
         FAMILY_UNIX, Role, SocketAddresses,
     },
+    injection::ContextMinted,
     payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
     process::{ExecutionUnit, GoCall, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
     record::{RecordHeader, RecordKind},
@@ -15,7 +16,7 @@ use thiserror::Error;
 use zerocopy::FromBytes;
 
 use super::{
-    ConnectionId, Data, Endpoints, Event, EventKind, Exec, ProcessId, Task, TaskIds, Unit,
+    ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, ProcessId, Task, TaskIds, Unit,
 };
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -78,6 +79,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
                 traced: record.traced != 0,
             }
         }
+        RecordKind::ContextMinted => minted(bytes)?,
         RecordKind::GoCall => {
             let (record, _) = read::<GoCall>(bytes)?;
             EventKind::GoCall {
@@ -201,6 +203,23 @@ fn exec(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
         executable: String::from_utf8_lossy(part(0, record.executable_length)?).into_owned(),
         arguments: part(record.executable_length, record.arguments_length)?,
         environment: part(arguments_end, record.environment_length)?,
+    }))
+}
+
+fn minted(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
+    let (record, _) = read::<ContextMinted>(bytes)?;
+    let [high, low] = record.trace_id.map(u64::to_ne_bytes);
+    let mut trace_id = [0; 16];
+    for (byte, from) in trace_id.iter_mut().zip(high.into_iter().chain(low)) {
+        *byte = from;
+    }
+    Ok(EventKind::Minted(Minted {
+        connection: ConnectionId(record.connection),
+        position: record.position,
+        trace_id,
+        span_id: record.span_id.to_ne_bytes(),
+        added_at: record.added_at,
+        added: record.added,
     }))
 }
 

@@ -120,12 +120,28 @@ pub enum EventKind<'a> {
         port: u16,
         traced: bool,
     },
+    Minted(Minted),
     /// A goroutine is about to use a connection for a request of Go's HTTP client.
     GoCall {
         process: ProcessId,
         task: Task,
         descriptor: u32,
     },
+}
+
+/// Ids that the kernel side made for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Minted {
+    pub connection: ConnectionId,
+    /// Position of the request's first byte in its direction.
+    pub position: u64,
+    pub trace_id: [u8; 16],
+    /// Zero when only a trace was begun, for a server's request.
+    pub span_id: [u8; 8],
+    /// Position of the byte before which a header was put into the stream.
+    pub added_at: u64,
+    /// Bytes of that header.
+    pub added: u32,
 }
 
 /// One socket call that moved bytes.

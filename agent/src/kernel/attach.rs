@@ -273,10 +273,15 @@ fn describe(hook: &Hook, error: &AttachError) -> Unattached {
 
 /// The error in one line: a verifier log is cut to its last ones.
 pub fn reason(error: &AttachError) -> String {
-    let AttachError::Program { source, .. } = error else {
-        return error.to_string();
-    };
-    match source {
+    match error {
+        AttachError::NoProgram(_) => error.to_string(),
+        AttachError::Program { source, .. } => program_reason(source),
+    }
+}
+
+/// As [`reason`], of one program.
+pub fn program_reason(error: &ProgramError) -> String {
+    match error {
         ProgramError::LoadError {
             io_error,
             verifier_log,

@@ -28,12 +28,14 @@ pub enum Feature {
     NetworkNamespace,
     /// The reason of a broken connection.
     ConnectionError,
+    /// Putting headers into outgoing requests.
+    HeaderInjection,
     /// Goroutines of Go programs.
     Goroutines,
 }
 
 impl Feature {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SocketCapture,
         Self::UnixSockets,
         Self::LocalWire,
@@ -44,6 +46,7 @@ impl Feature {
         Self::ProcessExit,
         Self::NetworkNamespace,
         Self::ConnectionError,
+        Self::HeaderInjection,
         Self::Goroutines,
     ];
 
@@ -59,6 +62,7 @@ impl Feature {
             Self::ProcessExit => "the end of processes",
             Self::NetworkNamespace => "network namespaces",
             Self::ConnectionError => "the reason of broken connections",
+            Self::HeaderInjection => "header injection",
             Self::Goroutines => "goroutines of Go programs",
         }
     }
@@ -92,6 +96,7 @@ pub const fn needed_by(field: KernelField) -> Feature {
         F::SockError => Feature::ConnectionError,
         F::RegistersGoroutine => Feature::Goroutines,
         F::SockBacklogLimit => Feature::OldConnectionRole,
+        F::SockUserData | F::SockWriteQueued | F::SockSendBuffer => Feature::HeaderInjection,
         F::TcpWriteSequence | F::TcpCopiedSequence => Feature::LocalWire,
         F::UnixPeer | F::UnixAddress | F::UnixAddressLength | F::UnixAddressName => {
             Feature::UnixSockets

@@ -8,6 +8,7 @@ pub mod attach;
 pub mod btf;
 pub mod features;
 pub mod go;
+pub mod injection;
 pub mod layout;
 pub mod maps;
 pub mod object;

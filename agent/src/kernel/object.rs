@@ -23,6 +23,7 @@ use super::{
     btf::KernelTypes,
     features::Helpers,
     go::GoHooks,
+    injection::{Injection, Outcomes},
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
@@ -40,6 +41,8 @@ pub struct Settings {
     /// Every process that replaces its program is traced until it is decided whether the user
     /// chose it by its executable.
     pub consider_execs: bool,
+    /// Headers are injected into requests of the processes that [`Injection`] is told of.
+    pub inject: bool,
     /// Inclusive ranges: a process that begins to listen in one is traced. At most
     /// [`limits::PORT_RANGES`]; more are matched in user space only.
     pub ports: Vec<(u16, u16)>,
@@ -64,6 +67,8 @@ pub enum LoadError {
     NoObject,
     #[error("cannot load the eBPF object: {0}")]
     Object(String),
+    #[error("{0}")]
+    Injection(String),
 }
 
 /// What was chosen and what could not be had.
@@ -84,6 +89,9 @@ pub struct Kernel {
     pub processes: Processes,
     pub go: GoHooks,
     pub drops: Drops,
+    /// `None` when it was not asked for.
+    pub injection: Option<Injection>,
+    pub outcomes: Outcomes,
     pub report: Report,
     pub guard: Guard,
 }
@@ -126,7 +134,8 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
                     helpers,
                 };
                 announce(&report);
-                return finish(ebpf, report);
+                let injection = start_injection(settings, &config, &mut ebpf, &report)?;
+                return finish(ebpf, report, injection);
             }
             Err(PathError::Object(error)) => return Err(object_error(&error)),
             Err(PathError::Attach(error)) => {
@@ -155,23 +164,97 @@ fn try_path(
     types: &KernelTypes,
     path: CapturePath,
 ) -> Result<(Ebpf, Vec<Unattached>), PathError> {
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    loader
         .btf(Some(btf))
         .override_global("CONFIG", config, true)
         .map_max_entries("SCRATCH", path.scratch_slots())
-        .map_max_entries("RECORDS", settings.ring_bytes)
-        .load(OBJECT)
-        .map_err(PathError::Object)?;
+        .map_max_entries("RECORDS", settings.ring_bytes);
+    let mut ebpf = if config.inject == 1 {
+        loader.load(OBJECT)
+    } else {
+        for map in INJECTION_MAPS {
+            loader.map_max_entries(map, 1);
+        }
+        loader.load(&without_socket_map(OBJECT))
+    }
+    .map_err(PathError::Object)?;
     let unattached = attach_path(&mut ebpf, btf, types, path).map_err(PathError::Attach)?;
     Ok((ebpf, unattached))
 }
 
-fn finish(mut ebpf: Ebpf, report: Report) -> Result<Kernel, LoadError> {
+/// Injection is all or nothing: what was asked for and cannot be had is an error.
+fn start_injection(
+    settings: &Settings,
+    config: &KernelConfig,
+    ebpf: &mut Ebpf,
+    report: &Report,
+) -> Result<Option<Injection>, LoadError> {
+    if !settings.inject {
+        return Ok(None);
+    }
+    if let Some((_, field)) = report
+        .missing_features
+        .iter()
+        .find(|(feature, _)| *feature == Feature::HeaderInjection)
+    {
+        let cause = format!("the kernel lacks the field {}", field.path());
+        return Err(LoadError::Injection(cause));
+    }
+    if config.has_socket_cookie == 0 {
+        let cause = "connections cannot be told apart by cookie here (Linux 5.12, not kretprobe)";
+        return Err(LoadError::Injection(cause.to_owned()));
+    }
+    Injection::start(ebpf)
+        .map(Some)
+        .map_err(|error| LoadError::Injection(format!("{error:#}")))
+}
+
+/// Maps that only injection fills.
+const INJECTION_MAPS: [&str; 8] = [
+    "INJECTED_SOCKETS",
+    "ARMED",
+    "INJECTABLE",
+    "LEAVING",
+    "WORK",
+    "STARTED",
+    "REQUESTS",
+    "CALLS",
+];
+
+/// The object with a plain hash in place of the map of sockets, which needs a capability
+/// (`CAP_NET_ADMIN`) that nothing else does. Its definition is found by its content: type, sizes
+/// of key and value, number of entries, flags.
+fn without_socket_map(object: &[u8]) -> Vec<u8> {
+    const HASH: u32 = 1;
+    const SOCKET_HASH: u32 = 18;
+    let definition = |kind: u32| {
+        [kind, 8, 4, limits::INJECTED, 0]
+            .map(u32::to_le_bytes)
+            .concat()
+    };
+    let wanted = definition(SOCKET_HASH);
+    let mut changed = object.to_vec();
+    let found = object.windows(wanted.len()).position(|part| part == wanted);
+    if let Some(place) = found
+        && let Some(part) = changed.get_mut(place..place + wanted.len())
+    {
+        part.copy_from_slice(&definition(HASH));
+    }
+    changed
+}
+
+fn finish(
+    mut ebpf: Ebpf,
+    report: Report,
+    injection: Option<Injection>,
+) -> Result<Kernel, LoadError> {
     let object = |error: anyhow::Error| LoadError::Object(format!("{error:#}"));
     let ring = Ring::take(&mut ebpf).map_err(object)?;
     let connections = Connections::take(&mut ebpf).map_err(object)?;
     let processes = Processes::take(&mut ebpf).map_err(object)?;
     let drops = Drops::take(&mut ebpf).map_err(object)?;
+    let outcomes = Outcomes::take(&mut ebpf).map_err(object)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
     Ok(Kernel {
         ring,
@@ -179,6 +262,8 @@ fn finish(mut ebpf: Ebpf, report: Report) -> Result<Kernel, LoadError> {
         processes,
         go: GoHooks::take(&ebpf).map_err(object)?,
         drops,
+        injection,
+        outcomes,
         report,
         guard: Guard { _ebpf: ebpf },
     })
@@ -216,6 +301,7 @@ fn missing_features(missing: &[KernelField]) -> Result<Vec<(Feature, KernelField
 fn select(settings: &Settings, config: &mut KernelConfig) {
     config.agent_process_id = settings.agent_process_id;
     config.trace_all = u32::from(settings.trace_all);
+    config.inject = u32::from(settings.inject);
     config.consider_execs = u32::from(settings.consider_execs);
     for ((first, last), range) in settings.ports.iter().zip(&mut config.ports) {
         *range = PortRange {

@@ -18,6 +18,7 @@
 )]
 
 mod findings;
+mod injecting;
 mod programs;
 mod recording;
 mod targets;
@@ -38,10 +39,11 @@ use tokio::{
 };
 
 use self::{
+    injecting::Injecting,
     programs::Programs,
     recording::Recording,
     targets::Targets,
-    threads::{Source, Threads},
+    threads::{Answers, Source, Threads},
 };
 use crate::{
     check::{Hook, KernelReport, Outcome, system},
@@ -99,6 +101,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     let procfs = ProcFs::open()?;
     let loaded = kernel::load(&kernel_settings(&config, ring_bytes()?)).map_err(load_failure)?;
     let drops = Arc::new(loaded.drops);
+    let outcomes = Arc::new(loaded.outcomes);
     let targets = Targets::new(
         config.selection.clone(),
         procfs.clone(),
@@ -118,9 +121,12 @@ async fn trace(config: Config) -> Result<u8, Failure> {
             ring: loaded.ring,
             drops: Arc::clone(&drops),
         },
-        loaded.connections,
+        Answers {
+            connections: loaded.connections,
+            targets,
+            injecting: Injecting::new(loaded.injection),
+        },
         engine::Engine::new(engine_config, Arc::clone(&metrics)),
-        targets,
         recording,
         sink,
         Arc::clone(&metrics),
@@ -128,9 +134,11 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     threads.select(held.as_ref().map(Held::pid)).await?;
 
     let status = {
-        let drops = Arc::clone(&drops);
+        let (drops, outcomes) = (Arc::clone(&drops), Arc::clone(&outcomes));
         Arc::new(Status::new(Arc::clone(&metrics), move || {
-            kernel_samples(&drops.totals())
+            let mut samples = kernel_samples(&drops.totals());
+            samples.extend(injection_samples(&outcomes.totals()));
+            samples
         }))
     };
     if let Some(listener) = listener {
@@ -142,14 +150,15 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         ready.create()?;
     }
 
-    let print = || print_summary(&Ledger::new(&metrics, drops.totals()));
+    let ledger = || Ledger::new(&metrics, drops.totals()).with_injections(outcomes.totals());
+    let print = || print_summary(&ledger());
     let code = wait(&mut signals, command, &print).await?;
 
     drop(ready);
     threads.stop().await?;
     flush(exporters, &mut signals).await;
     drop(loaded.guard);
-    let ledger = Ledger::new(&metrics, drops.totals());
+    let ledger = ledger();
     print_summary(&ledger);
     if let Some(path) = std::env::var_os(SUMMARY_FILE).filter(|path| !path.is_empty()) {
         fs::write(&path, ledger.json().to_string())
@@ -256,6 +265,7 @@ fn kernel_settings(config: &Config, ring_bytes: u32) -> kernel::Settings {
             Capture::Kretprobe => Some(CapturePath::Kretprobe),
         },
         trace_all: selection.all,
+        inject: config.inject_headers,
         consider_execs: !selection.executables.is_empty(),
         ports: selection
             .ports
@@ -276,6 +286,7 @@ fn load_failure(error: LoadError) -> Failure {
         | LoadError::NoCapturePath(_) => Failure::KernelUnsupported {
             cause: error.to_string(),
         },
+        LoadError::Injection(cause) => Failure::InjectionUnsupported { cause },
         LoadError::NoObject | LoadError::Object(_) => Failure::Runtime(error.into()),
     }
 }
@@ -334,6 +345,11 @@ pub fn probe() -> KernelReport {
         });
         hook(symbol, purpose, outcome)
     }));
+    hooks.push(hook(
+        "sockops and sk_msg",
+        "header injection, where asked for",
+        probe_injection(&settings),
+    ));
     let missing_fields = report
         .missing_features
         .iter()
@@ -346,9 +362,38 @@ pub fn probe() -> KernelReport {
     }
 }
 
+/// Loads it all once more, with a trial of injection on the agent's own sockets.
+fn probe_injection(settings: &kernel::Settings) -> Outcome {
+    let settings = kernel::Settings {
+        inject: true,
+        ..settings.clone()
+    };
+    match kernel::load(&settings) {
+        Ok(_) => Outcome::Works,
+        Err(error) => Outcome::Fails {
+            cause: error.to_string(),
+        },
+    }
+}
+
 fn print_summary(ledger: &Ledger) {
     // Nothing can be done when standard error is closed.
     let _ = std::io::stderr().write_all(ledger.text().as_bytes());
+}
+
+fn injection_samples(
+    totals: &[(agent_common::injection::InjectionOutcome, u64)],
+) -> Vec<crate::status::Sample> {
+    totals
+        .iter()
+        .map(|(outcome, count)| crate::status::Sample {
+            name: "ebpf_agent_injections_total",
+            help: "What became of requests and connections that headers were to be put into.",
+            kind: crate::status::Kind::Counter,
+            labels: vec![("outcome", outcome.name().to_owned())],
+            value: *count as f64,
+        })
+        .collect()
 }
 
 fn kernel_samples(

@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use super::{findings::Findings, recording::Recording, targets::Targets};
+use super::{findings::Findings, injecting::Injecting, recording::Recording, targets::Targets};
 use crate::{
     engine::{Command, Engine, replay::Entry},
     event::{ConnectionId, ProcessId, Unit, clock::WallClock, decode},
@@ -66,6 +66,13 @@ pub(super) struct Source {
     pub(super) drops: Arc<Drops>,
 }
 
+/// What the engine's commands are answered with.
+pub(super) struct Answers {
+    pub(super) connections: Connections,
+    pub(super) targets: Targets,
+    pub(super) injecting: Injecting,
+}
+
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     sender: SyncSender<Message>,
@@ -76,21 +83,26 @@ pub(super) struct Threads {
 impl Threads {
     pub(super) fn start(
         source: Source,
-        connections: Connections,
+        answers: Answers,
         engine: Engine,
-        targets: Targets,
         recording: Recording,
         sink: SpanSink,
         metrics: Arc<SelfMetrics>,
     ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, reader_to_engine) = sync_channel(QUEUE_BATCHES);
+        let Answers {
+            connections,
+            targets,
+            injecting,
+        } = answers;
         let shell = {
             let metrics = Arc::clone(&metrics);
             Shell {
                 engine,
                 findings: Findings::default(),
                 connections,
+                injecting,
                 targets,
                 recording,
                 sink,
@@ -199,6 +211,7 @@ struct Shell {
     engine: Engine,
     findings: Findings,
     connections: Connections,
+    injecting: Injecting,
     targets: Targets,
     recording: Recording,
     sink: SpanSink,
@@ -244,6 +257,7 @@ impl Shell {
             self.recording.add(|| Entry::Tick { now_ns });
             self.engine.handle_tick(now_ns);
             self.answer_commands();
+            self.injecting.handle_tick();
             self.hand_out();
         }
         let now_ns = boottime_ns();
@@ -306,6 +320,7 @@ impl Shell {
         let id = process.id;
         let names_threads = process.facts.runtime() == Runtime::Ruby;
         self.recording.add(|| Entry::Process(process.clone()));
+        self.injecting.handle_program(process.id, &process.facts);
         self.engine.handle_process(process);
         if names_threads {
             for unit in self.targets.threads(id) {
@@ -331,6 +346,15 @@ impl Shell {
                     }
                 }
                 Command::ReadThread(unit) => self.handle_thread(unit),
+                Command::StopInjecting(id) => {
+                    let connections = self.engine.connections_of(id);
+                    self.injecting.stop(id, self.engine.facts(id), &connections);
+                }
+                Command::NoteProgram(id) => {
+                    if let Some(facts) = self.engine.facts(id) {
+                        self.injecting.handle_program(id, facts);
+                    }
+                }
                 Command::Consider(id) => match self.targets.consider(id, self.engine.facts(id)) {
                     Some(process) => self.handle_process(process),
                     None => self.handle_rejected(id),

@@ -1,9 +1,10 @@
 //! Which processes to watch, and what is known of each.
 //!
 //! [`text`] reads the files of `/proc` as text, [`watch`] is the edge that opens them, [`select`]
-//! decides, and [`table`] remembers.
+//! decides, and [`table`] remembers. [`injectable`] says whose requests may get headers.
 
 pub mod binary;
+pub mod injectable;
 pub mod pool;
 pub mod select;
 pub mod table;

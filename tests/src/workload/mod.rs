@@ -4,6 +4,7 @@
 pub mod client;
 pub mod mix;
 pub mod nginx;
+pub mod recorder;
 pub mod server;
 
 use std::{fs, path::Path};

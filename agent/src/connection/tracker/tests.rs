@@ -491,3 +491,37 @@ fn a_request_cut_by_the_capture_has_an_origin() {
     let origin = observation.origin.expect("it came in a record");
     assert_eq!(origin.sequence_at(position), 700);
 }
+
+/// Scenario: three pipelined requests leave in one call, and a header of ours is put into each of
+/// them, which TCP counts. Guarantee: each has the sequence number of its first byte on the wire.
+#[test]
+fn sequence_numbers_of_requests_with_headers_of_ours() {
+    const HEADER: u32 = 70;
+    let length = REQUEST.len() as u32;
+    let bytes = REQUEST.repeat(3);
+    let mut connection = connection(Role::Client);
+    for number in 1..=3 {
+        // Before the empty line that ends the head.
+        connection.handle_added(u64::from(number * length - 2), HEADER);
+    }
+    // The record says what TCP has counted, less what the program was told.
+    let first = 1_000_000;
+    connection.handle_data(
+        &Data {
+            role: Role::Client,
+            tcp_sequence: first + 3 * HEADER,
+            ..outbound(0, &bytes)
+        },
+        1,
+    );
+    let starts: Vec<u32> = std::iter::from_fn(|| connection.poll())
+        .filter_map(|observation| match observation.progress {
+            Progress::RequestStarted { position, .. } => {
+                Some(observation.origin?.sequence_at(position))
+            }
+            _ => None,
+        })
+        .collect();
+    let expected = [0, 1, 2].map(|number| first + number * (length + HEADER));
+    assert_eq!(starts, expected);
+}

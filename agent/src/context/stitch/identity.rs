@@ -3,7 +3,7 @@
 use opentelemetry::{SpanId, TraceId};
 
 use crate::{
-    context::{Evidence, IdGenerator, RemoteContext},
+    context::{Evidence, RemoteContext},
     self_metrics::Passing,
     span::{Attribute, Link, Parent, attribute},
 };
@@ -33,7 +33,7 @@ pub(super) fn server_identity(
     span_id: SpanId,
     header: Option<RemoteContext>,
     caller: Option<Caller>,
-    ids: &mut IdGenerator,
+    new_trace: &mut dyn FnMut() -> TraceId,
 ) -> Identity {
     match (header, caller) {
         (Some(header), Some((caller, ..))) if header.trace_id != caller.trace_id => {
@@ -52,7 +52,7 @@ pub(super) fn server_identity(
         }
         (_, Some((caller, evidence, _))) => below(span_id, caller, evidence),
         (Some(header), None) => below_header(span_id, header),
-        (None, None) => root(span_id, ids),
+        (None, None) => root(span_id, new_trace()),
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) fn client_identity(
     span_id: SpanId,
     header: Option<RemoteContext>,
     caller: Option<Caller>,
-    ids: &mut IdGenerator,
+    new_trace: &mut dyn FnMut() -> TraceId,
 ) -> Identity {
     match (header, caller) {
         (Some(header), Some((caller, evidence, Some(inbound))))
@@ -95,7 +95,33 @@ pub(super) fn client_identity(
         }
         (Some(header), _) => below_header(span_id, header),
         (None, Some((caller, evidence, _))) => below(span_id, caller, evidence),
-        (None, None) => root(span_id, ids),
+        (None, None) => root(span_id, new_trace()),
+    }
+}
+
+/// A request that left with a header of ours: whatever is known of its caller, the receiver has
+/// been told this trace.
+pub(super) fn injected_identity(
+    span_id: SpanId,
+    trace_id: TraceId,
+    caller: Option<Caller>,
+) -> Identity {
+    match caller {
+        Some((caller, evidence, _)) if caller.trace_id == trace_id => {
+            below(span_id, caller, evidence)
+        }
+        Some((caller, ..)) => Identity {
+            links: vec![Link {
+                trace_id: caller.trace_id,
+                span_id: caller.span_id,
+                attributes: vec![Attribute::new(
+                    attribute::LINK_REASON,
+                    "injected_into_another_trace",
+                )],
+            }],
+            ..root(span_id, trace_id)
+        },
+        None => root(span_id, trace_id),
     }
 }
 
@@ -137,9 +163,9 @@ fn below_header(span_id: SpanId, header: RemoteContext) -> Identity {
 /// `sampled`, and the trace id is random: W3C Trace Context level 2, section 3.2.2.5.
 const ROOT_FLAGS: u8 = 0b11;
 
-fn root(span_id: SpanId, ids: &mut IdGenerator) -> Identity {
+fn root(span_id: SpanId, trace_id: TraceId) -> Identity {
     Identity {
-        trace_id: ids.trace_id(),
+        trace_id,
         span_id,
         parent: None,
         evidence: None,

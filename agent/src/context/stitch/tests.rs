@@ -28,6 +28,7 @@ fn begin(kind: Kind, start_ns: u64, wire: Option<WireKey>) -> Beginning {
         start_ns,
         caller: None,
         wire,
+        minted: None,
     }
 }
 
@@ -37,6 +38,7 @@ fn called(start_ns: u64, caller: NodeKey, wire: Option<WireKey>) -> Beginning {
         start_ns,
         caller: Some((caller, Evidence::Thread)),
         wire,
+        minted: None,
     }
 }
 
@@ -407,6 +409,7 @@ fn nothing_is_lost_or_left_behind() {
                         start_ns,
                         caller,
                         wire,
+                        minted: None,
                     };
                     let key = stitcher.handle_started(beginning);
                     if random.random_range(0..4) == 0 {
@@ -478,5 +481,71 @@ fn nothing_is_lost_or_left_behind() {
                 above = known;
             }
         }
+    }
+}
+
+fn minted(trace: u128, span: Option<u64>) -> Minted {
+    Minted {
+        trace_id: TraceId::from(trace),
+        span_id: span.map(SpanId::from),
+    }
+}
+
+/// Scenario: the kernel side began a trace for a server's request and put it into the call made
+/// for it. Guarantee: the request takes that trace, the call that trace and the span id that left.
+#[test]
+fn what_left_on_the_wire_is_what_the_spans_say() {
+    let mut stitcher = stitcher();
+    let server = stitcher.handle_started(Beginning {
+        minted: Some(minted(5, None)),
+        ..begin(Kind::Server, 0, None)
+    });
+    let call = stitcher.handle_started(Beginning {
+        minted: Some(minted(5, Some(6))),
+        ..called(1, server, None)
+    });
+    stitcher.handle_ended(call, 2, "call");
+    stitcher.handle_ended(server, 3, "server");
+    stitcher.flush();
+    let spans: Vec<_> = std::iter::from_fn(|| stitcher.poll()).collect();
+    let of = |name: &str| {
+        let found = spans.iter().find(|(payload, _)| *payload == name);
+        found.map(|(_, identity)| identity).expect("it has ended")
+    };
+    assert_eq!(of("server").trace_id, TraceId::from(5));
+    assert_eq!(of("call").trace_id, TraceId::from(5));
+    assert_eq!(of("call").span_id, SpanId::from(6));
+    assert_eq!(
+        of("call").parent.as_ref().map(|parent| parent.span_id),
+        Some(of("server").span_id)
+    );
+}
+
+/// Scenario: the caller is known only after the call left with a trace of its own. Guarantee: the
+/// root above takes that trace; where the root's trace is fixed by a header, the wire wins and the
+/// caller is a link.
+#[test]
+fn a_root_takes_the_trace_of_its_call_and_others_are_linked() {
+    for header in [None, Some(context(9, 8))] {
+        let mut stitcher = stitcher();
+        let server = stitcher.handle_started(begin(Kind::Server, 0, None));
+        if let Some(header) = header.clone() {
+            stitcher.handle_header(server, header);
+        }
+        let call = stitcher.handle_started(called(1, server, None));
+        stitcher.handle_minted(call, minted(5, Some(6)));
+        stitcher.handle_ended(call, 2, "call");
+        stitcher.handle_ended(server, 3, "server");
+        stitcher.flush();
+        let (_, call) = stitcher.poll().expect("the call");
+        assert_eq!(call.trace_id, TraceId::from(5));
+        assert_eq!(call.parent.is_some(), header.is_none());
+        let reasons = call.links.iter().flat_map(|link| &link.attributes);
+        assert_eq!(
+            reasons.count(),
+            usize::from(header.is_some()),
+            "{:?}",
+            call.links
+        );
     }
 }

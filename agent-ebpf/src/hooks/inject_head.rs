@@ -1,0 +1,429 @@
+//! Reading the head of a request in steps, driven by the table of user space; the header is
+//! written where the head ends.
+
+use agent_common::{
+    connection::Direction,
+    injection::{
+        ContextMinted, EVENTS, HEADER_BYTES, InjectionOutcome, OutgoingStream, event, phase, said,
+        state,
+    },
+    limits,
+    record::RecordKind,
+};
+use aya_ebpf::{
+    bindings::sk_msg_md,
+    helpers::{
+        bpf_msg_pop_data, bpf_msg_push_data,
+        generated::{bpf_get_prandom_u32, bpf_msg_pull_data},
+    },
+};
+
+use super::{
+    inject::{count, leave},
+    inject_context::{self, TraceContext},
+};
+use crate::{emit, maps::CONNECTIONS};
+
+/// Room in the send buffer beyond the head: the header and what the kernel's own bookkeeping of a
+/// packet takes.
+const ROOM_BYTES: u64 = 4096;
+
+/// What a step needs.
+#[repr(C)]
+pub(crate) struct Reading {
+    pub(crate) msg: *mut sk_msg_md,
+    pub(crate) stream: *mut OutgoingStream,
+    pub(crate) table: *const u8,
+    /// Free bytes of the send buffer.
+    pub(crate) room: u64,
+    /// 1: the socket leaves the map with the head of this request.
+    pub(crate) is_blocking: u64,
+}
+
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+#[inline(always)]
+pub(crate) fn size(msg: *mut sk_msg_md) -> u32 {
+    // SAFETY: a field of the context.
+    unsafe { core::ptr::read_volatile(&raw const (*msg).size) }
+}
+
+#[inline(always)]
+fn pull(msg: *mut sk_msg_md, from: u32, to: u32) -> bool {
+    // SAFETY: the context is the program's own.
+    unsafe { bpf_msg_pull_data(msg, from, to, 0) == 0 }
+}
+
+/// First byte and end of what was pulled last.
+#[inline(always)]
+fn pulled(msg: *mut sk_msg_md) -> (usize, usize) {
+    // SAFETY: fields of the context.
+    unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_1.data) as usize,
+            core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_2.data_end) as usize,
+        )
+    }
+}
+
+/// One step: a body is skipped, or some bytes are read up to the first event.
+///
+/// # Safety
+/// Called by `bpf_loop` with a [`Reading`] whose pointers are valid.
+pub(crate) unsafe extern "C" fn step(_index: u64, reading: *mut Reading) -> i64 {
+    // SAFETY: as promised by the caller.
+    let (msg, found, table, room, is_blocking) = unsafe {
+        (
+            (*reading).msg,
+            (*reading).stream,
+            (*reading).table,
+            (*reading).room,
+            (*reading).is_blocking,
+        )
+    };
+    // SAFETY: as above.
+    let stream = unsafe { &mut *found };
+    let size = size(msg);
+    let offset = stream.offset;
+    if stream.phase == phase::OFF || offset >= size {
+        return STOP;
+    }
+    let left = size - offset;
+    if stream.skip > 0 {
+        let length = if stream.skip < u64::from(left) {
+            stream.skip as u32
+        } else {
+            left
+        };
+        stream.skip -= u64::from(length);
+        stream.skipped += u64::from(length);
+        stream.offset = offset + length;
+        return GO_ON;
+    }
+    if stream.state == state::START && !begin_request(stream) {
+        return STOP;
+    }
+    let length = if left < limits::INJECT_STEP_BYTES as u32 {
+        left
+    } else {
+        limits::INJECT_STEP_BYTES as u32
+    };
+    if !pull(msg, offset, offset + length) {
+        leave(stream, InjectionOutcome::Unreadable);
+        return STOP;
+    }
+    let (data, end) = pulled(msg);
+    let mut row = stream.state;
+    let mut last = 0u8;
+    let mut read = 0u32;
+    for index in 0..limits::INJECT_STEP_BYTES {
+        if data + index + 1 > end {
+            break;
+        }
+        // SAFETY: inside what was pulled, as the comparison shows the verifier.
+        last = unsafe { core::ptr::read_volatile((data + index) as *const u8) };
+        let place = (usize::from(row) << 8 | usize::from(last))
+            & (agent_common::injection::GRAMMAR_BYTES - 1);
+        // SAFETY: inside the table, by the mask.
+        row = unsafe { core::ptr::read_volatile(table.add(place)) };
+        read = index as u32 + 1;
+        if row >= EVENTS {
+            break;
+        }
+    }
+    if read == 0 {
+        leave(stream, InjectionOutcome::Unreadable);
+        return STOP;
+    }
+    stream.offset = offset + read;
+    stream.skipped = 0;
+    if row < EVENTS {
+        stream.state = row;
+        return GO_ON;
+    }
+    if row == event::LAST_LINE {
+        end_head(msg, stream, room);
+        if is_blocking == 1 && stream.phase != phase::OFF {
+            leave(stream, InjectionOutcome::Blocking);
+        }
+    } else {
+        note(stream, row, last);
+    }
+    GO_ON
+}
+
+/// The first byte of a request comes next; false when it must not be one.
+#[inline(always)]
+fn begin_request(stream: &mut OutgoingStream) -> bool {
+    if stream.phase == phase::AWAITED {
+        const ANSWERED: u8 = Direction::Inbound as u8 + 1;
+        // SAFETY: copied at once.
+        let known = unsafe { CONNECTIONS.get(&stream.connection) };
+        let is_answered = known.is_some_and(|state| state.last_direction == ANSWERED);
+        if !is_answered || stream.offset != 0 {
+            leave(stream, InjectionOutcome::OutOfTurn);
+            return false;
+        }
+        stream.phase = phase::FOLLOWED;
+    }
+    stream.request_position = here(stream);
+    stream.said = 0;
+    stream.length = 0;
+    true
+}
+
+/// Position of the next byte as the program counts.
+#[inline(always)]
+fn here(stream: &OutgoingStream) -> u64 {
+    stream.position + u64::from(stream.offset.wrapping_sub(stream.added))
+}
+
+/// Acts on what was recognised in a line, a chunk or at an end.
+#[inline(always)]
+fn note(stream: &mut OutgoingStream, what: u8, last: u8) {
+    stream.state = match what {
+        event::CONNECT => {
+            stream.said |= said::CONNECT;
+            state::TARGET
+        }
+        event::OLD_VERSION => {
+            stream.said |= said::OLD_VERSION;
+            state::VERSION_END
+        }
+        event::TRACEPARENT => {
+            stream.said |= said::TRACEPARENT;
+            state::VALUE
+        }
+        event::TRANSFER_ENCODING => {
+            stream.said |= said::TRANSFER_ENCODING;
+            state::VALUE
+        }
+        event::UPGRADE => {
+            stream.said |= said::UPGRADE;
+            state::VALUE
+        }
+        event::EXPECT => {
+            stream.said |= said::EXPECT;
+            state::VALUE
+        }
+        event::LENGTH => {
+            if stream.said & said::LENGTH != 0 {
+                leave(stream, InjectionOutcome::Ambiguous);
+            }
+            stream.said |= said::LENGTH;
+            state::LENGTH
+        }
+        event::LENGTH_DIGIT => {
+            digit(stream, 10, u64::from(last.wrapping_sub(b'0')));
+            state::LENGTH_DIGITS
+        }
+        event::CHUNK_DIGIT => {
+            // '0' to '9' is 0x30 on, 'A' to 'F' 0x41 on, 'a' to 'f' 0x61 on.
+            let value = u64::from(last & 0x0f) + u64::from(last >> 6) * 9;
+            digit(stream, 16, value);
+            state::CHUNK_DIGITS
+        }
+        event::CHUNK_DATA => {
+            let length = stream.length;
+            stream.length = 0;
+            stream.skip = length;
+            if length == 0 {
+                state::TRAILER
+            } else {
+                state::CHUNK_END
+            }
+        }
+        event::HEAD_DONE => {
+            end_of_head(stream);
+            if stream.said & said::TRANSFER_ENCODING != 0 {
+                state::CHUNK
+            } else {
+                state::START
+            }
+        }
+        event::BODY_DONE => state::START,
+        _ => {
+            leave(stream, InjectionOutcome::NotHttp);
+            state::START
+        }
+    };
+}
+
+/// Lengths beyond this are no lengths.
+const LONGEST: u64 = 1 << 56;
+
+#[inline(always)]
+fn digit(stream: &mut OutgoingStream, base: u64, value: u64) {
+    stream.length = stream.length * base + value;
+    if stream.length > LONGEST {
+        leave(stream, InjectionOutcome::Ambiguous);
+    }
+}
+
+/// The whole head has been read: what comes behind it.
+#[inline(always)]
+fn end_of_head(stream: &mut OutgoingStream) {
+    if stream.said & (said::CONNECT | said::UPGRADE | said::EXPECT) != 0 {
+        leave(stream, InjectionOutcome::Switched);
+        return;
+    }
+    let length = stream.length;
+    stream.length = 0;
+    if stream.said & said::LENGTH != 0 {
+        stream.skip = length;
+    } else if stream.said & (said::OLD_VERSION | said::TRANSFER_ENCODING) == said::OLD_VERSION {
+        // A body may follow that ends with the connection.
+        stream.phase = phase::AWAITED;
+    }
+}
+
+/// The carriage return of the empty line: nothing but the line feed may follow, so the head is
+/// whole.
+#[inline(always)]
+fn end_head(msg: *mut sk_msg_md, stream: &mut OutgoingStream, room: u64) {
+    stream.state = state::HEAD_END;
+    let next = stream.offset;
+    if next < size(msg) {
+        if !pull(msg, next, next + 1) {
+            leave(stream, InjectionOutcome::Unreadable);
+            return;
+        }
+        let (data, end) = pulled(msg);
+        // SAFETY: inside what was pulled, as the comparison shows the verifier.
+        if data + 1 > end || unsafe { core::ptr::read_volatile(data as *const u8) } != b'\n' {
+            leave(stream, InjectionOutcome::NotHttp);
+            return;
+        }
+    }
+    if stream.said & (said::LENGTH | said::TRANSFER_ENCODING)
+        == said::LENGTH | said::TRANSFER_ENCODING
+    {
+        leave(stream, InjectionOutcome::Ambiguous);
+    } else if stream.said & said::CONNECT != 0 {
+        // Counted when the head is over.
+    } else if stream.said & said::TRACEPARENT != 0 {
+        count(InjectionOutcome::AlreadyPresent);
+    } else {
+        inject(msg, stream, room);
+    }
+}
+
+/// Puts the header before the carriage return that was read last. All or nothing.
+#[inline(always)]
+fn inject(msg: *mut sk_msg_md, stream: &mut OutgoingStream, room: u64) {
+    let at = stream.offset.wrapping_sub(1);
+    if at > limits::INJECT_OFFSET {
+        count(InjectionOutcome::NoRoom);
+        return;
+    }
+    // Had TCP to stop before the end of the header, the kernel would tell the program a wrong
+    // number of bytes (`tcp_bpf_send_verdict` subtracts what was added).
+    if u64::from(at) + ROOM_BYTES > room {
+        count(InjectionOutcome::BufferFull);
+        return;
+    }
+    // In one piece from its beginning: the kernel computes the rest of a later piece wrongly
+    // (`rsge.offset += start` in `bpf_msg_push_data`).
+    if !pull(msg, 0, at + 1) {
+        count(InjectionOutcome::NoRoom);
+        return;
+    }
+    let context = inject_context::of_call(stream);
+    let span_id = random();
+    // SAFETY: the context is the program's own.
+    if unsafe { bpf_msg_push_data(msg, at, HEADER_BYTES, 0) } != 0 {
+        count(InjectionOutcome::NoRoom);
+        return;
+    }
+    if !write(msg, at, &context, span_id) {
+        // SAFETY: as above.
+        if unsafe { bpf_msg_pop_data(msg, at, HEADER_BYTES, 0) } != 0 {
+            stream.is_spoiled = 1;
+        }
+        count(InjectionOutcome::NoRoom);
+        return;
+    }
+    let added_at = here(stream).wrapping_sub(1);
+    stream.offset += HEADER_BYTES;
+    stream.added += HEADER_BYTES;
+    count(InjectionOutcome::Injected);
+    if stream.is_trial == 0 {
+        emit::record(&ContextMinted {
+            header: emit::header(
+                RecordKind::ContextMinted,
+                size_of::<ContextMinted>(),
+                emit::now_ns(),
+            ),
+            connection: stream.connection,
+            position: stream.request_position,
+            added_at,
+            trace_id: context.trace_id,
+            span_id,
+            added: HEADER_BYTES,
+            trace_flags: context.flags,
+        });
+    }
+}
+
+/// A random number that is not 0.
+#[inline(always)]
+pub(crate) fn random() -> u64 {
+    // SAFETY: no preconditions.
+    let (high, low) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
+    let number = u64::from(high) << 32 | u64::from(low);
+    if number == 0 { 1 } else { number }
+}
+
+/// Writes the header over the bytes that were made for it.
+#[inline(always)]
+fn write(msg: *mut sk_msg_md, at: u32, context: &TraceContext, span_id: u64) -> bool {
+    if !pull(msg, at, at + HEADER_BYTES) {
+        return false;
+    }
+    let (data, end) = pulled(msg);
+    if data + HEADER_BYTES as usize > end {
+        return false;
+    }
+    let put = |place: usize, word: u64| {
+        // SAFETY: inside the header, whose bounds were compared above; the processor takes words
+        // at any address.
+        unsafe { core::ptr::write_unaligned((data + place) as *mut u64, word) };
+    };
+    let [high, low] = context.trace_id;
+    put(0, u64::from_ne_bytes(*b"tracepar"));
+    put(8, u64::from_ne_bytes(*b"ent: 00-"));
+    put(16, hexadecimal(high as u32));
+    put(24, hexadecimal((high >> 32) as u32));
+    put(32, hexadecimal(low as u32));
+    put(40, hexadecimal((low >> 32) as u32));
+    // The last ones overlap what comes behind them, which is written afterwards.
+    put(49, hexadecimal(span_id as u32));
+    put(57, hexadecimal((span_id >> 32) as u32));
+    let flags = if context.flags & 1 == 1 { b'1' } else { b'0' };
+    let byte = |place: usize, value: u8| {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile((data + place) as *mut u8, value) };
+    };
+    byte(48, b'-');
+    byte(65, b'-');
+    byte(66, b'0');
+    byte(67, flags);
+    byte(68, b'\r');
+    byte(69, b'\n');
+    true
+}
+
+/// Four bytes as eight digits, first byte first.
+#[inline(always)]
+fn hexadecimal(bytes: u32) -> u64 {
+    const NIBBLES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+    // Each byte to two: spread out, then the high half of each before its low half.
+    let mut spread = u64::from(bytes);
+    spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
+    spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+    let digits = (spread >> 4 | spread << 8) & NIBBLES;
+    // Digits above 9 are letters: adding 6 carries exactly those into the upper half.
+    let letters = (digits + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    digits + 0x3030_3030_3030_3030 + letters * 39
+}

@@ -1,0 +1,33 @@
+//! How two nodes stand to each other. Pure.
+
+use super::{DEPTH, NodeKey, Stitcher};
+use crate::context::{Evidence, RemoteContext};
+
+impl<T> Stitcher<T> {
+    /// Whether `above` is among the callers of `key`: a request that comes of itself is none.
+    pub(super) fn is_below(&self, mut key: NodeKey, above: NodeKey) -> bool {
+        for _ in 0..DEPTH {
+            if key == above {
+                return true;
+            }
+            let Some((caller, _)) = self.nodes.get(key).and_then(|node| node.caller) else {
+                return false;
+            };
+            key = caller;
+        }
+        true
+    }
+
+    /// A request that was answered before the call began is not its parent. The other end of a
+    /// connection is, whatever its client did meanwhile.
+    pub(super) fn was_open_at(&self, caller: NodeKey, start_ns: u64, evidence: Evidence) -> bool {
+        self.nodes.get(caller).is_some_and(|node| {
+            evidence == Evidence::LocalWire || node.end_ns.is_none_or(|end_ns| end_ns >= start_ns)
+        })
+    }
+
+    /// What a node's own request carried.
+    pub(super) fn inbound_header(&self, key: NodeKey) -> Option<RemoteContext> {
+        self.nodes.get(key).and_then(|node| node.header.clone())
+    }
+}

@@ -1,0 +1,36 @@
+//! What the engine knows of a connection, for those who make spans of it. Pure.
+
+use crate::{
+    connection::Connection,
+    event::{ConnectionId, Unit},
+    span::Kind,
+};
+
+/// What of a connection matters to its exchanges.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConnectionFacts {
+    pub(super) id: ConnectionId,
+    pub(super) unit: Unit,
+    pub(super) kind: Kind,
+    pub(super) endpoints: crate::event::Endpoints,
+    /// It was seen from its first byte on.
+    pub(super) complete: bool,
+    /// Its exchanges run side by side, and any thread writes for all of them.
+    pub(super) multiplexed: bool,
+    pub(super) opened_ns: Option<u64>,
+}
+
+impl ConnectionFacts {
+    pub(super) fn of(id: ConnectionId, connection: &Connection) -> Self {
+        Self {
+            id,
+            unit: connection.unit,
+            // Only a connection whose kind is known has a session to learn from.
+            kind: connection.kind().unwrap_or(Kind::Server),
+            endpoints: connection.endpoints,
+            complete: connection.is_complete(),
+            multiplexed: connection.is_multiplexed(),
+            opened_ns: connection.opened_ns(),
+        }
+    }
+}
