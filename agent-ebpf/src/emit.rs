@@ -1,8 +1,8 @@
 //! Records into the ring buffer; what does not fit is counted.
 //!
 //! The reader is never woken: a wake-up per record halved nginx's throughput when it was tried. It
-//! polls every few milliseconds, in which time the buffer does not fill (2 MiB for each processor in
-//! 10 ms would be 200 MB/s of captured bytes from each).
+//! polls every few milliseconds, in which time the buffer does not fill (2 MiB for each processor
+//! in 10 ms would be 200 MB/s of captured bytes from each).
 
 use agent_common::{
     drop_reason::DropReason,

@@ -356,8 +356,8 @@ fn says_no_more(name: &str, spans: &[Span], whole: &[Span]) {
             );
         }
         if find(&span.attributes, attribute::UNOBSERVED).is_none() {
-            // What broke has no end of its own: it lasts until the last that was seen of it, and that
-            // it broke may be noticed by another sign.
+            // What broke has no end of its own: it lasts until the last that was seen of it, and
+            // that it broke may be noticed by another sign.
             let is_broken = find(&span.attributes, attribute::ERROR_TYPE)
                 .and_then(Value::as_str)
                 .is_some_and(|error| error.starts_with("connection_"));

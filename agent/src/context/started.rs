@@ -1,10 +1,10 @@
 //! Threads and processes that were started for a request. Pure.
 //!
-//! What a thread starts while it works for a request, and what ends before that request does, worked
-//! for it: a CGI program, a command, threads that share out the work and are joined. What outlives
-//! the request may be a worker that takes other work too, and proves nothing. So the verdict on a
-//! call comes with the end of who made it. A thread is joined a little before the kernel sees its
-//! end, so [`GRACE_NS`] after the request still counts.
+//! What a thread starts while it works for a request, and what ends before that request does,
+//! worked for it: a CGI program, a command, threads that share out the work and are joined. What
+//! outlives the request may be a worker that takes other work too, and proves nothing. So the
+//! verdict on a call comes with the end of who made it. A thread is joined a little before the
+//! kernel sees its end, so [`GRACE_NS`] after the request still counts.
 
 use std::collections::VecDeque;
 

@@ -8,6 +8,7 @@
 mod exchange;
 mod facts;
 pub mod replay;
+mod spans;
 mod watchdog;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -22,7 +23,7 @@ use self::{
 };
 use crate::{
     connection::{self, Observation},
-    context::{Evidence, IdGenerator, Stitcher, lineage::Discipline, stitch::Identity},
+    context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
         ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted, ProcessId,
@@ -31,7 +32,7 @@ use crate::{
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
     sample::Sampler,
     self_metrics::{Counter, Loss, SelfMetrics},
-    span::{Attribute, Kind, Resource, Span, Value, attribute},
+    span::{Kind, Span},
 };
 
 /// Connections watched at one time; the kernel side watches as many.
@@ -519,71 +520,6 @@ impl Engine {
         }
     }
 
-    fn finish_spans(&mut self) {
-        let forced = self.stitcher.take_forced();
-        if forced > 0 {
-            self.metrics.lose(Loss::TraceHoldFull, "", forced);
-        }
-        // Spans come in runs of one process: it is looked up once for each run.
-        let mut run: Option<(ProcessId, Arc<Resource>)> = None;
-        let (mut created, mut not_sampled) = (0, 0);
-        while let Some((finished, identity)) = self.stitcher.poll() {
-            let process = finished.process;
-            if self.rejected.contains_key(&process) {
-                continue;
-            }
-            created += 1;
-            let resource = match &run {
-                Some((last, resource)) if *last == process => Arc::clone(resource),
-                _ => {
-                    let resource = self.enricher.resource(process, &self.processes);
-                    run = Some((process, Arc::clone(&resource)));
-                    resource
-                }
-            };
-            if let Some(passing) = identity.passing {
-                let destination = destination(&finished.details.attributes);
-                self.metrics
-                    .pass(passing, resource.service_name(), &destination);
-            }
-            if !self
-                .sampler
-                .decide(identity.trace_id, identity.remote_flags)
-            {
-                not_sampled += 1;
-                continue;
-            }
-            let span = self.span(finished, identity, resource);
-            self.spans.push(span);
-        }
-        self.metrics.add(Counter::SpansCreated, created);
-        self.metrics.add(Counter::SpansNotSampled, not_sampled);
-    }
-
-    fn span(&self, finished: Finished, identity: Identity, resource: Arc<Resource>) -> Span {
-        let mut details = finished.details;
-        if let Some(evidence) = identity.evidence {
-            details
-                .attributes
-                .push(Attribute::new(attribute::PARENT_EVIDENCE, evidence.name()));
-        }
-        Span {
-            trace_id: identity.trace_id,
-            span_id: identity.span_id,
-            parent: identity.parent,
-            trace_flags: identity.flags,
-            trace_state: identity.state,
-            start_ns: self.clock.unix_ns(finished.start_ns),
-            end_ns: self.clock.unix_ns(finished.end_ns.max(finished.start_ns)),
-            kind: finished.kind,
-            name: details.name,
-            status: details.status,
-            attributes: details.attributes,
-            links: identity.links,
-            resource,
-        }
-    }
-
     fn is_nginx(&self, process: ProcessId) -> bool {
         self.processes.runtime(process) == Runtime::Nginx
     }
@@ -597,23 +533,6 @@ impl Engine {
             });
             self.commands.push_front(Command::ReadProcess(process));
         }
-    }
-}
-
-/// Where a call went, as its span says it.
-fn destination(attributes: &[Attribute]) -> String {
-    let value = |key| {
-        attributes
-            .iter()
-            .find(|attribute| attribute.key == key)
-            .map(|attribute| &attribute.value)
-    };
-    let address = value(attribute::SERVER_ADDRESS)
-        .and_then(Value::as_str)
-        .unwrap_or("");
-    match value(attribute::SERVER_PORT) {
-        Some(Value::Int(port)) => format!("{address}:{port}"),
-        _ => address.to_owned(),
     }
 }
 
