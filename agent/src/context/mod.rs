@@ -7,7 +7,7 @@
 //! | `goroutine` | who serves a request in a Go program, or was started meanwhile, made the call |
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //! | `thread` | a blocking server's thread made the call between request and answer |
-//! | `started` | a thread or process made the call that was started for the request and ended first |
+//! | `started` | who made the call was started for the request and ended before it |
 //! | `answering` | the thread that made the call wrote the request's answer, and is no loop |
 //!
 //! A request whose parent is not proven has none.
