@@ -188,7 +188,8 @@ async fn transient_failures_are_retried() {
     let mut running = vec![];
     for (speaks, reply) in table {
         let receiver = Receiver::start(speaks, None, [reply.clone()]).await;
-        let agent = agent_for(&receiver, speaks, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "300")]);
+        // Long enough for a busy machine to answer the second try.
+        let agent = agent_for(&receiver, speaks, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "2000")]);
         agent.sink.try_send(checkout());
         running.push((receiver, agent, reply));
     }
