@@ -4,6 +4,8 @@
 //! relocations; hence this walker over the raw format (Documentation/bpf/btf.rst). Pure.
 #![deny(clippy::indexing_slicing)]
 
+use std::collections::BTreeSet;
+
 use thiserror::Error;
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -126,8 +128,9 @@ impl KernelTypes {
         let mut id = self.find(kind::STRUCT, parts.next()?)?;
         let mut bits = 0;
         for member in parts {
-            let (offset, member_type) = self.member(id, member, DEPTH).ok()??;
-            bits += offset;
+            let mut seen = BTreeSet::new();
+            let (offset, member_type) = self.member(id, member, DEPTH, &mut seen).ok()??;
+            bits = offset.checked_add(bits)?;
             id = member_type;
         }
         (bits % 8 == 0).then_some(bits / 8)
@@ -140,8 +143,18 @@ impl KernelTypes {
         self.word(at + 8).ok()
     }
 
-    /// Bit offset and type of a member, looking through anonymous members.
-    fn member(&self, id: u32, name: &str, depth: u32) -> Result<Option<(u32, u32)>, Malformed> {
+    /// Bit offset and type of a member, looking through anonymous members. Each structure is looked
+    /// into once: in malformed information they may contain each other.
+    fn member(
+        &self,
+        id: u32,
+        name: &str,
+        depth: u32,
+        seen: &mut BTreeSet<u32>,
+    ) -> Result<Option<(u32, u32)>, Malformed> {
+        if !seen.insert(id) {
+            return Ok(None);
+        }
         let at = self.resolve(id)?;
         let (kind, count, has_bit_sizes) = self.info(at)?;
         if !matches!(kind, kind::STRUCT | kind::UNION) || depth == 0 {
@@ -155,8 +168,8 @@ impl KernelTypes {
                 offset &= 0x00ff_ffff;
             }
             if member_name == 0 {
-                if let Some((inner, found)) = self.member(member_type, name, depth - 1)? {
-                    return Ok(Some((offset + inner, found)));
+                if let Some((inner, found)) = self.member(member_type, name, depth - 1, seen)? {
+                    return Ok(offset.checked_add(inner).map(|offset| (offset, found)));
                 }
             } else if self.string(member_name)? == name {
                 return Ok(Some((offset, member_type)));
