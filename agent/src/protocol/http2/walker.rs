@@ -271,7 +271,7 @@ impl<'a> Chunk<'a> {
     fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = split(self.data, count);
         self.data = rest;
-        self.position += taken.len() as u64;
+        self.position = self.position.saturating_add(taken.len() as u64);
         taken
     }
 }

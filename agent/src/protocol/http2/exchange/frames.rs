@@ -37,7 +37,7 @@ impl Http2 {
             return;
         };
         let before = current.offset;
-        current.offset += bytes.len() as u64;
+        current.offset = current.offset.saturating_add(bytes.len() as u64);
         match current.header.kind {
             FrameKind::Data => {
                 let mut content = bytes;
@@ -94,7 +94,7 @@ impl Http2 {
             current.padding = Padding::Unknown;
         }
         let from = current.offset;
-        current.offset += length;
+        current.offset = current.offset.saturating_add(length);
         let current = *current;
         if current.header.kind == FrameKind::Data
             && let Some(stream) = self.streams.get_mut(&current.header.stream)
@@ -144,7 +144,9 @@ impl Http2 {
         let side = stream.side(flow);
         side.last_ns = time_ns;
         let overhead = u64::from(current.header.has(flags::PADDED));
-        side.size += current.content_end().saturating_sub(overhead);
+        side.size = side
+            .size
+            .saturating_add(current.content_end().saturating_sub(overhead));
         side.has_hole |= current.padding == Padding::Unknown;
         if current.header.has(flags::END_STREAM) {
             side.ended_ns = Some(time_ns);
