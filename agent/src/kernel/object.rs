@@ -47,8 +47,8 @@ pub struct Settings {
     /// [`limits::PORT_RANGES`]; more are matched in user space only.
     pub ports: Vec<(u16, u16)>,
     pub agent_process_id: u32,
-    /// Bytes of the ring buffer, a power of two of pages.
-    pub ring_bytes: u32,
+    /// Bytes of the ring buffer, a power of two of pages; `None`: those for one processor.
+    pub ring_bytes: Option<u32>,
 }
 
 #[derive(Debug, Error)]
@@ -169,7 +169,10 @@ fn try_path(
         .btf(Some(btf))
         .override_global("CONFIG", config, true)
         .map_max_entries("SCRATCH", path.scratch_slots())
-        .map_max_entries("RECORDS", settings.ring_bytes);
+        .map_max_entries(
+            "RECORDS",
+            settings.ring_bytes.unwrap_or(limits::RING_BYTES_PER_CPU),
+        );
     let mut ebpf = if config.inject == 1 {
         loader.load(OBJECT)
     } else {

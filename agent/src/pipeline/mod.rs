@@ -273,7 +273,7 @@ fn kernel_settings(config: &Config, ring_bytes: u32) -> kernel::Settings {
             .map(|range| (range.first, range.last))
             .collect(),
         agent_process_id: std::process::id(),
-        ring_bytes,
+        ring_bytes: Some(ring_bytes),
     }
 }
 
