@@ -258,11 +258,11 @@ fn hold(name: &str, spans: &[Span]) {
 type Key = (i64, u8, u64, String);
 
 fn key(span: &Span) -> Key {
-    let text = |name: &str| match find(&span.attributes, name) {
+    let text = |name: &str| match attribute::find(&span.attributes, name) {
         Some(Value::String(text)) => text.to_string(),
         _ => String::new(),
     };
-    let pid = match find(&span.resource.attributes, attribute::PROCESS_PID) {
+    let pid = match attribute::find(&span.resource.attributes, attribute::PROCESS_PID) {
         Some(Value::Int(pid)) => *pid,
         _ => 0,
     };
@@ -282,13 +282,6 @@ fn key(span: &Span) -> Key {
         span.start_ns,
         path,
     )
-}
-
-fn find<'a>(attributes: &'a [attribute::Attribute], name: &str) -> Option<&'a Value> {
-    attributes
-        .iter()
-        .find(|attribute| attribute.key == name)
-        .map(|attribute| &attribute.value)
 }
 
 /// Who the parent is: a span of ours, or an id from the wire.
@@ -338,12 +331,14 @@ fn says_no_more(name: &str, spans: &[Span], whole: &[Span]) {
             got.is_none() || got == wanted,
             "{name}: {got:?}, not {wanted:?}: {span:?}"
         );
-        let status =
-            |span: &Span| find(&span.attributes, attribute::HTTP_RESPONSE_STATUS_CODE).cloned();
+        let status = |span: &Span| {
+            attribute::find(&span.attributes, attribute::HTTP_RESPONSE_STATUS_CODE).cloned()
+        };
         let (got, wanted) = (status(span), status(same));
         // A call that is not known to be one is a request of HTTP: its status is that of HTTP,
         // which a call tells only where it is unusual.
-        let is_call = |span: &Span| find(&span.attributes, attribute::RPC_SYSTEM_NAME).is_some();
+        let is_call =
+            |span: &Span| attribute::find(&span.attributes, attribute::RPC_SYSTEM_NAME).is_some();
         let is_plain = is_call(same) && !is_call(span) && got == Some(Value::Int(200));
         assert!(
             got.is_none() || got == wanted || is_plain,
@@ -355,10 +350,10 @@ fn says_no_more(name: &str, spans: &[Span], whole: &[Span]) {
                 "{name}: an invented error: {span:?}"
             );
         }
-        if find(&span.attributes, attribute::UNOBSERVED).is_none() {
+        if attribute::find(&span.attributes, attribute::UNOBSERVED).is_none() {
             // What broke has no end of its own: it lasts until the last that was seen of it, and
             // that it broke may be noticed by another sign.
-            let is_broken = find(&span.attributes, attribute::ERROR_TYPE)
+            let is_broken = attribute::find(&span.attributes, attribute::ERROR_TYPE)
                 .and_then(Value::as_str)
                 .is_some_and(|error| error.starts_with("connection_"));
             assert!(

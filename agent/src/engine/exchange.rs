@@ -60,13 +60,7 @@ const REFUSED_HEAD: [i64; 2] = [400, 431];
 
 /// How a call ended; what was not observed is not held against anyone.
 fn end_of(details: &Details) -> End {
-    let find = |key: &str| {
-        details
-            .attributes
-            .iter()
-            .find(|attribute| attribute.key == key)
-            .map(|attribute| &attribute.value)
-    };
+    let find = |key| attribute::find(&details.attributes, key);
     match find(attribute::HTTP_RESPONSE_STATUS_CODE) {
         Some(Value::Int(status)) if REFUSED_HEAD.contains(status) => End::Bad,
         None if find(attribute::ERROR_TYPE).is_some() => End::Bad,

@@ -79,16 +79,10 @@ impl Engine {
 
 /// Where a call went, as its span says it.
 fn destination(attributes: &[Attribute]) -> String {
-    let value = |key| {
-        attributes
-            .iter()
-            .find(|attribute| attribute.key == key)
-            .map(|attribute| &attribute.value)
-    };
-    let address = value(attribute::SERVER_ADDRESS)
+    let address = attribute::find(attributes, attribute::SERVER_ADDRESS)
         .and_then(Value::as_str)
         .unwrap_or("");
-    match value(attribute::SERVER_PORT) {
+    match attribute::find(attributes, attribute::SERVER_PORT) {
         Some(Value::Int(port)) => format!("{address}:{port}"),
         _ => address.to_owned(),
     }

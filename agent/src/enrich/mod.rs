@@ -176,7 +176,7 @@ fn put(attributes: &mut Vec<Attribute>, attribute: Attribute) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::Process;
+    use crate::{process::Process, span::attribute};
 
     const ID: ProcessId = ProcessId {
         pid: 42,
@@ -198,12 +198,7 @@ mod tests {
     }
 
     fn value<'a>(resource: &'a Resource, key: &str) -> Option<&'a str> {
-        resource
-            .attributes
-            .iter()
-            .find(|attribute| attribute.key == key)?
-            .value
-            .as_str()
+        attribute::find(&resource.attributes, key)?.as_str()
     }
 
     fn host() -> Host {

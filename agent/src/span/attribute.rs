@@ -22,6 +22,12 @@ impl Attribute {
 
 /// A span has a dozen: up to 24 bytes of text stand in the value itself, and constants stay where
 /// they are.
+/// The value of the first attribute with this key.
+pub fn find<'a>(attributes: &'a [Attribute], key: &str) -> Option<&'a Value> {
+    let found = attributes.iter().find(|attribute| attribute.key == key);
+    found.map(|attribute| &attribute.value)
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     String(CompactString),

@@ -76,10 +76,8 @@ pub struct Resource {
 impl Resource {
     /// `service.name`, or the empty string where it is missing.
     pub fn service_name(&self) -> &str {
-        self.attributes
-            .iter()
-            .find(|attribute| attribute.key == attribute::SERVICE_NAME)
-            .and_then(|attribute| attribute.value.as_str())
+        attribute::find(&self.attributes, attribute::SERVICE_NAME)
+            .and_then(Value::as_str)
             .unwrap_or("")
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::protocol::Progress;
+use crate::{protocol::Progress, span::attribute};
 
 const PROCESS: ProcessId = ProcessId {
     pid: 10,
@@ -81,17 +81,12 @@ fn learned(connection: &mut Connection) -> Vec<String> {
             Progress::Finished {
                 end_ns, details, ..
             } => {
-                let of = |key| {
-                    details
-                        .attributes
-                        .iter()
-                        .find(|attribute| attribute.key == key)
-                };
-                let text = |key| of(key).map(|found| format!(" {:?}", found.value));
+                let of = |key| attribute::find(&details.attributes, key);
+                let text = |key| of(key).map(|found| format!(" {found:?}"));
                 let all = [
-                    crate::span::attribute::HTTP_RESPONSE_STATUS_CODE,
-                    crate::span::attribute::ERROR_TYPE,
-                    crate::span::attribute::UNOBSERVED,
+                    attribute::HTTP_RESPONSE_STATUS_CODE,
+                    attribute::ERROR_TYPE,
+                    attribute::UNOBSERVED,
                 ]
                 .map(|key| text(key).unwrap_or_default());
                 format!("finished {end_ns}{}", all.concat())

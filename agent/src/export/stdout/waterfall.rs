@@ -320,7 +320,7 @@ fn label(span: &Span, parent: Option<&Span>) -> String {
 
 /// Method and path where the span has them: people know requests by what they asked for.
 fn request(span: &Span) -> String {
-    let text = |key| find(span, key).and_then(Value::as_str);
+    let text = |key| attribute::find(&span.attributes, key).and_then(Value::as_str);
     let full = text(attribute::URL_FULL).map(|url| url.split_once("://").map_or(url, |(_, r)| r));
     let target = text(attribute::URL_PATH).or(full);
     match (text(attribute::HTTP_REQUEST_METHOD), target) {
@@ -330,22 +330,14 @@ fn request(span: &Span) -> String {
 }
 
 fn status_code(span: &Span) -> String {
-    match find(span, attribute::HTTP_RESPONSE_STATUS_CODE) {
+    match attribute::find(&span.attributes, attribute::HTTP_RESPONSE_STATUS_CODE) {
         Some(Value::Int(code)) => code.to_string(),
         _ => String::new(),
     }
 }
 
 fn error_type(span: &Span) -> Option<&str> {
-    find(span, attribute::ERROR_TYPE).and_then(Value::as_str)
-}
-
-fn find<'a>(span: &'a Span, key: &str) -> Option<&'a Value> {
-    let attribute = span
-        .attributes
-        .iter()
-        .find(|attribute| attribute.key == key);
-    attribute.map(|attribute| &attribute.value)
+    attribute::find(&span.attributes, attribute::ERROR_TYPE).and_then(Value::as_str)
 }
 
 fn is_error(span: &Span) -> bool {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::*;
 use crate::protocol::Address;
 use crate::protocol::http1::HEAD_LIMIT;
-use crate::span::Kind;
+use crate::span::{Kind, attribute};
 
 const GIGABYTE: u64 = 1 << 30;
 
@@ -51,11 +51,8 @@ fn finished(session: &mut Http1) -> Option<(u64, Option<String>)> {
         Progress::Finished {
             end_ns, details, ..
         } => {
-            let size = details
-                .attributes
-                .iter()
-                .find(|attribute| attribute.key == "http.response.body.size")
-                .map(|attribute| format!("{:?}", attribute.value));
+            let size = attribute::find(&details.attributes, "http.response.body.size")
+                .map(|size| format!("{size:?}"));
             Some((end_ns, size))
         }
         _ => None,

@@ -102,11 +102,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn text(details: &Details, key: &str) -> Option<String> {
-    let found = details
-        .attributes
-        .iter()
-        .find(|attribute| attribute.key == key)?;
-    Some(match &found.value {
+    Some(match attribute::find(&details.attributes, key)? {
         Value::String(value) => value.to_string(),
         Value::Int(value) => value.to_string(),
         other => format!("{other:?}"),
