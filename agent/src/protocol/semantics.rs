@@ -43,6 +43,17 @@ pub(super) fn status_text(status: u16) -> CompactString {
     status.to_compact_string()
 }
 
+/// A number of digits alone; `None` where there are none, others, or too many.
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
 pub(super) fn size_value(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }

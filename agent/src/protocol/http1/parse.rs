@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use super::body::Framing;
 use crate::protocol::TraceHeaders;
 use crate::protocol::reader::{Reader, split};
+use crate::protocol::semantics::decimal;
 
 /// Longest method that is believed; the longest registered one has 17 letters
 /// (`UPDATEREDIRECTREF`).
@@ -266,16 +267,6 @@ impl<'a> Fields<'a> {
             (Some(false), _) | (None, Length::Absent) => Framing::UntilClose,
         }
     }
-}
-
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 /// A field value as text: what is not UTF-8 is replaced, line folds become spaces.

@@ -1,7 +1,7 @@
 //! Header fields: the names that matter to a span, HPACK's static table, and the fields of one
 //! head put together.
 
-use crate::protocol::TraceHeaders;
+use crate::protocol::{TraceHeaders, semantics::decimal};
 
 /// Names of fields that matter here; all others are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,16 +108,6 @@ pub(super) fn grpc_timeout(value: &[u8]) -> Option<u64> {
         return None;
     }
     decimal(digits)?.checked_mul(unit_ns)
-}
-
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 /// Entries of the static table from index 1 on: RFC 7541, appendix A.
