@@ -9,9 +9,9 @@
 //! remembered: the thread reads from a socket that is in an epoll set, or it answers two requests
 //! of which it read the second before it had answered the first. (Answering on such a socket is no
 //! sign: Puma's reactor gives a request to a worker before it takes the socket out of its set.) A
-//! thread that is known as a worker of a pool is no loop. A
 //! thread that has read a request and not answered it yet proves nothing meanwhile: it may be such
-//! a loop, or a worker of a pool that gave the request to another one.
+//! a loop, or a worker of a pool that gave the request to another one. A thread that is known as a
+//! worker of a pool is no loop.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -331,28 +331,34 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
         Some(request)
     }
 
-    /// The calls of a thread that answers `exchange`, which was read at `read_ns`.
+    /// The calls of a thread that answers `exchange`: those made after it was read, at `read_ns`,
+    /// belong to it.
     fn decide(&mut self, unit: Unit, calls: VecDeque<(u64, E)>, exchange: E, read_ns: u64) {
-        let Some(process) = self.processes.get_mut(&unit.process) else {
-            return;
-        };
-        for (start_ns, call) in calls {
-            process.calls.remove(&(start_ns, call));
-            self.verdicts.push_back(if start_ns > read_ns {
-                Verdict::Made { call, exchange }
-            } else {
-                Verdict::Unknown { call }
-            });
-        }
+        self.settle(unit, calls, |start_ns| {
+            (start_ns > read_ns).then_some(exchange)
+        });
     }
 
     fn give_up(&mut self, unit: Unit, calls: VecDeque<(u64, E)>) {
+        self.settle(unit, calls, |_| None);
+    }
+
+    /// Calls of a thread wait no more; `made_for` tells by its start what each was made for.
+    fn settle(
+        &mut self,
+        unit: Unit,
+        calls: VecDeque<(u64, E)>,
+        made_for: impl Fn(u64) -> Option<E>,
+    ) {
         let Some(process) = self.processes.get_mut(&unit.process) else {
             return;
         };
         for (start_ns, call) in calls {
             process.calls.remove(&(start_ns, call));
-            self.verdicts.push_back(Verdict::Unknown { call });
+            self.verdicts.push_back(match made_for(start_ns) {
+                Some(exchange) => Verdict::Made { call, exchange },
+                None => Verdict::Unknown { call },
+            });
         }
     }
 
@@ -392,7 +398,9 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
                 kept.push(((start_ns, call), unit));
                 continue;
             }
-            thread.calls.retain(|(_, other)| *other != call);
+            // The oldest call of the process is mostly its thread's oldest, too.
+            let place = thread.calls.iter().position(|(_, other)| *other == call);
+            place.map(|place| thread.calls.remove(place));
             if thread.is_idle() {
                 self.threads.remove(&unit);
             }
