@@ -62,18 +62,30 @@ fn assert_flat(before_kib: u64, after_kib: u64, remembered_kib: u64) {
 #[test]
 fn short_connections() {
     require_root!();
+    ask_and_watch(Connections::Short, AgentCommand::grpc_to);
+}
+
+/// The same on four connections: parsers and streams that live long keep nothing of what is over.
+#[test]
+fn kept_connections() {
+    require_root!();
+    ask_and_watch(Connections::Kept, AgentCommand::http_to);
+}
+
+fn ask_and_watch(
+    connections: Connections,
+    export_to: impl Fn(AgentCommand, &Receiver) -> AgentCommand,
+) {
     let total = SHORT_CONNECTIONS * factor();
     let receiver = counting_receiver();
     let nginx = Nginx::start();
-    let agent = AgentCommand::new()
-        .pid(nginx.pid())
-        .grpc_to(&receiver)
+    let agent = export_to(AgentCommand::new().pid(nginx.pid()), &receiver)
         .env(QUEUE.0, QUEUE.1)
         .env(BATCH.0, BATCH.1)
         .start();
-    mix::ask(&nginx, total / 4, Connections::Short);
+    mix::ask(&nginx, total / 4, connections);
     let before = own_memory_kib(agent.pid());
-    mix::ask(&nginx, total - total / 4, Connections::Short);
+    mix::ask(&nginx, total - total / 4, connections);
     let after = own_memory_kib(agent.pid());
     let exit = agent.stop();
     let ledger = exit.ledger();
@@ -188,31 +200,4 @@ fn processes_that_say_nothing() {
 fn start_and_end(processes: u64) {
     let script = "i=0; while [ $i -lt \"$1\" ]; do /bin/true; i=$((i + 1)); done";
     output(Command::new("sh").args(["-c", script, "sh", &processes.to_string()]));
-}
-
-/// The same on four connections: parsers and streams that live long keep nothing of what is over.
-#[test]
-fn kept_connections() {
-    require_root!();
-    let total = SHORT_CONNECTIONS * factor();
-    let receiver = counting_receiver();
-    let nginx = Nginx::start();
-    let agent = AgentCommand::new()
-        .pid(nginx.pid())
-        .http_to(&receiver)
-        .env(QUEUE.0, QUEUE.1)
-        .env(BATCH.0, BATCH.1)
-        .start();
-    mix::ask(&nginx, total / 4, Connections::Kept);
-    let before = own_memory_kib(agent.pid());
-    mix::ask(&nginx, total - total / 4, Connections::Kept);
-    let after = own_memory_kib(agent.pid());
-    let exit = agent.stop();
-    let arrived = mix::assert_right(&receiver.counts(), "nginx");
-    assert!(
-        arrived <= total && arrived + exit.ledger().accounted_spans() >= total,
-        "{arrived} of {total}: {:?}",
-        exit.ledger()
-    );
-    assert_flat(before, after, 0);
 }
