@@ -78,6 +78,8 @@ pub(super) struct Exchanges {
     answering: Answering<NodeKey>,
     /// Ids made for requests that are not known yet, by connection and position.
     minted: FxHashMap<ConnectionId, VecDeque<(u64, stitch::Minted)>>,
+    /// Whether anyone asks how calls ended.
+    is_injecting: bool,
     /// Calls that ended and were not asked for yet.
     calls: VecDeque<Call>,
     starts: Starts<NodeKey>,
@@ -91,6 +93,13 @@ const MINTED: usize = 1024;
 const MINTED_CONNECTIONS: usize = agent_common::limits::CONNECTIONS as usize;
 
 impl Exchanges {
+    pub(super) fn new(is_injecting: bool) -> Self {
+        Self {
+            is_injecting,
+            ..Self::default()
+        }
+    }
+
     /// The kernel side made ids for a request, which comes next or is being read.
     pub(super) fn handle_minted(&mut self, minted: &event::Minted) {
         let is_known = self.minted.contains_key(&minted.connection);
@@ -254,7 +263,7 @@ impl Exchanges {
                 }
                 let process = open.unit.process;
                 let kind = connection.kind;
-                if kind == Kind::Client {
+                if self.is_injecting && kind == Kind::Client {
                     self.calls.push_back(Call {
                         process,
                         carried: open.carried,

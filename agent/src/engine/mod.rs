@@ -57,6 +57,8 @@ pub struct Config {
     pub boot_seconds: u64,
     /// The weakest evidence that makes a parent; a weaker one makes a link.
     pub parent_evidence: Evidence,
+    /// Headers are put into requests: how calls end is watched.
+    pub is_injecting: bool,
     /// Seed of span and trace ids.
     pub seed: u64,
 }
@@ -105,7 +107,7 @@ impl Engine {
     pub fn new(config: Config, metrics: Arc<SelfMetrics>) -> Self {
         Self {
             connections: connection::Table::new(CONNECTIONS),
-            exchanges: Exchanges::default(),
+            exchanges: Exchanges::new(config.is_injecting),
             watchdog: Watchdog::default(),
             stitcher: Stitcher::new(
                 IdGenerator::seeded(config.seed),
