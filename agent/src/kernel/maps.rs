@@ -107,8 +107,11 @@ impl Drops {
 
     /// Total of all CPUs since the start.
     pub fn total(&self, reason: DropReason) -> u64 {
-        self.map
-            .get(&(reason as u32), 0)
-            .map_or(0, |cpus| cpus.iter().sum())
+        total(&self.map, reason as u32)
     }
+}
+
+/// A counter that every CPU has for itself, summed.
+pub(super) fn total(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    counters.get(&index, 0).map_or(0, |cpus| cpus.iter().sum())
 }

@@ -56,7 +56,7 @@ use crate::{
     ledger::Ledger,
     process::watch::ProcFs,
     self_metrics::SelfMetrics,
-    status::{Listener, ReadyFile, Status},
+    status::{self, Listener, ReadyFile, Sample, Status},
 };
 
 /// How long the final flush may take: longer than an export takes, shorter than a service manager
@@ -113,6 +113,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         host: system::host(),
         sampler: config.sampler,
         parent_evidence: config.parent_evidence,
+        is_injecting: config.inject_headers,
         boot_seconds: procfs.boot_seconds(),
         seed: rand::random(),
     };
@@ -136,9 +137,22 @@ async fn trace(config: Config) -> Result<u8, Failure> {
     let status = {
         let (drops, outcomes) = (Arc::clone(&drops), Arc::clone(&outcomes));
         Arc::new(Status::new(Arc::clone(&metrics), move || {
-            let mut samples = kernel_samples(&drops.totals());
-            samples.extend(injection_samples(&outcomes.totals()));
-            samples
+            let (lost, injected) = (drops.totals(), outcomes.totals());
+            let lost = counters(
+                "ebpf_agent_kernel_lost_total",
+                "What was lost on the kernel side, by reason.",
+                "reason",
+                lost.iter().map(|(reason, count)| (reason.name(), *count)),
+            );
+            let injected = counters(
+                "ebpf_agent_injections_total",
+                "What became of requests and connections that headers were to be put into.",
+                "outcome",
+                injected
+                    .iter()
+                    .map(|(outcome, count)| (outcome.name(), *count)),
+            );
+            lost.chain(injected).collect()
         }))
     };
     if let Some(listener) = listener {
@@ -381,32 +395,18 @@ fn print_summary(ledger: &Ledger) {
     let _ = std::io::stderr().write_all(ledger.text().as_bytes());
 }
 
-fn injection_samples(
-    totals: &[(agent_common::injection::InjectionOutcome, u64)],
-) -> Vec<crate::status::Sample> {
-    totals
-        .iter()
-        .map(|(outcome, count)| crate::status::Sample {
-            name: "ebpf_agent_injections_total",
-            help: "What became of requests and connections that headers were to be put into.",
-            kind: crate::status::Kind::Counter,
-            labels: vec![("outcome", outcome.name().to_owned())],
-            value: *count as f64,
-        })
-        .collect()
-}
-
-fn kernel_samples(
-    totals: &[(agent_common::drop_reason::DropReason, u64)],
-) -> Vec<crate::status::Sample> {
-    totals
-        .iter()
-        .map(|(reason, count)| crate::status::Sample {
-            name: "ebpf_agent_kernel_lost_total",
-            help: "What was lost on the kernel side, by reason.",
-            kind: crate::status::Kind::Counter,
-            labels: vec![("reason", reason.name().to_owned())],
-            value: *count as f64,
-        })
-        .collect()
+/// A counter for each of the kernel side's reasons or outcomes.
+fn counters(
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    totals: impl Iterator<Item = (&'static str, u64)>,
+) -> impl Iterator<Item = Sample> {
+    totals.map(move |(value, count)| Sample {
+        name,
+        help,
+        kind: status::Kind::Counter,
+        labels: vec![(label, value.to_owned())],
+        value: count as f64,
+    })
 }

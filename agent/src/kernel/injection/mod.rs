@@ -15,7 +15,7 @@ use aya::{
     programs::{CgroupAttachMode, SkMsg, SockOps},
 };
 
-use super::maps::take;
+use super::maps::{take, total};
 use crate::event::ProcessId;
 
 /// How headers are injected, and into whose requests.
@@ -124,10 +124,7 @@ impl Outcomes {
     pub fn totals(&self) -> Vec<(InjectionOutcome, u64)> {
         InjectionOutcome::ALL
             .iter()
-            .map(|outcome| {
-                let cpus = self.map.get(&(*outcome as u32), 0);
-                (*outcome, cpus.map_or(0, |cpus| cpus.iter().sum()))
-            })
+            .map(|outcome| (*outcome, total(&self.map, *outcome as u32)))
             .collect()
     }
 }
