@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use object::{build::elf, elf::SHT_STRTAB};
 use toolchain::{TARGET, Toolchain};
 
 #[path = "../xtask/src/toolchain.rs"]
@@ -92,7 +93,8 @@ fn compile(toolchain: &Toolchain, object: &Path) -> Result<()> {
         "--target-dir",
     ]);
     cargo.arg(&target_directory).current_dir(&workspace);
-    if env::var_os("CARGO_FEATURE_DEBUG").is_some() {
+    let is_debug = env::var_os("CARGO_FEATURE_DEBUG").is_some();
+    if is_debug {
         cargo.args(["--features", "debug"]);
     }
     let status = cargo
@@ -103,10 +105,45 @@ fn compile(toolchain: &Toolchain, object: &Path) -> Result<()> {
         "the eBPF programs do not compile (with {})",
         toolchain.description
     );
-    copy(
-        &target_directory.join(TARGET).join("release").join(PROGRAM),
-        object,
-    )
+    let built = target_directory.join(TARGET).join("release").join(PROGRAM);
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let stripped =
+        stripped(&bytes, is_debug).with_context(|| format!("cannot strip {}", built.display()))?;
+    fs::write(object, stripped).context("cannot embed the eBPF object")
+}
+
+/// Sections that the agent has no use for at run time, most of the object, which it would keep in
+/// memory: DWARF, from which the linker made the type information, and which instruction came from
+/// which line, which only the debug build has the kernel say.
+const UNUSED: &[&[u8]] = &[b".debug_", b".rel.debug_"];
+const LINES: &[&[u8]] = &[b".BTF.ext", b".rel.BTF.ext"];
+
+fn stripped(object: &[u8], with_lines: bool) -> Result<Vec<u8>> {
+    let is_unused = |name: &[u8]| {
+        let matches = |names: &[&[u8]]| names.iter().any(|prefix| name.starts_with(prefix));
+        matches(UNUSED) || (matches(LINES) && !with_lines)
+    };
+    let mut elf = elf::Builder::read(object)?;
+    let mut gone = Vec::new();
+    for section in &mut elf.sections {
+        if is_unused(&section.name) {
+            section.delete = true;
+            gone.push(section.id());
+        }
+    }
+    for symbol in &mut elf.symbols {
+        symbol.delete |= symbol
+            .section
+            .is_some_and(|section| gone.contains(&section));
+    }
+    // LLVM keeps the names of sections and of symbols in one table, the writer in two.
+    let names = elf.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = SHT_STRTAB;
+    names.data = elf::SectionData::SectionString;
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -19,6 +19,7 @@ mod kind {
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
     pub(super) const ENUM: u32 = 6;
+    pub(super) const FORWARD: u32 = 7;
     pub(super) const TYPEDEF: u32 = 8;
     pub(super) const VOLATILE: u32 = 9;
     pub(super) const CONST: u32 = 10;
@@ -33,6 +34,8 @@ mod kind {
 }
 
 const MAGIC: u16 = 0xeb9f;
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 24;
 const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 const ENUMERATOR_BYTES: usize = 8;
@@ -82,6 +85,34 @@ impl KernelTypes {
             at += TYPE_BYTES + extra;
         }
         Ok(())
+    }
+
+    /// As much of it as it takes to find functions and typedefs by name: the same ids, everything
+    /// else a type without members. Fully parsed, the members are some 100,000 small pieces of
+    /// memory, from which malloc of glibc keeps megabytes.
+    pub fn names(&self) -> Result<Vec<u8>, Malformed> {
+        const OTHER: u32 = kind::FORWARD << 24;
+        let strings = self.data.get(self.strings..).ok_or(Malformed(0))?;
+        let length = |bytes: usize| u32::try_from(bytes).map_err(|_| Malformed(0));
+        let types = length((self.types.len() - 1) * TYPE_BYTES)?;
+        let mut names = Vec::with_capacity(HEADER_BYTES + types as usize + strings.len());
+        names.extend(MAGIC.to_le_bytes());
+        names.extend([VERSION, 0]);
+        for word in [HEADER_BYTES as u32, 0, types, types, length(strings.len())?] {
+            names.extend(word.to_le_bytes());
+        }
+        for &at in self.types.iter().skip(1) {
+            let at = at as usize;
+            let (name, info) = match self.info(at)? {
+                (kind @ (kind::FUNC | kind::TYPEDEF), ..) => (self.word(at)?, kind << 24),
+                _ => (0, OTHER),
+            };
+            for word in [name, info, 0] {
+                names.extend(word.to_le_bytes());
+            }
+        }
+        names.extend(strings);
+        Ok(names)
     }
 
     /// Whether the kernel has this function with type information.
@@ -225,6 +256,8 @@ impl KernelTypes {
 
 #[cfg(test)]
 mod tests {
+    use aya::{Btf, Endianness};
+
     use super::*;
 
     /// Scenario: `struct outer { int a; struct { int b; union { int c; }; }; unsigned d : 3; }` in
@@ -277,12 +310,24 @@ mod tests {
         assert!(types.has_tracepoint("x") && !types.has_tracepoint("y"));
     }
 
+    /// Functions and typedefs are found under the same ids, nothing else is, and aya reads it.
+    #[test]
+    fn names_keep_their_ids() {
+        let types = KernelTypes::parse(sample()).expect("well-formed");
+        let names = types.names().expect("well-formed");
+        assert!(Btf::parse(&names, Endianness::Little).is_ok());
+        let again = KernelTypes::parse(names).expect("well-formed");
+        assert_eq!(again.find(kind::FUNC, "sock_send"), Some(5));
+        assert_eq!(again.find(kind::TYPEDEF, "btf_trace_x"), Some(6));
+        assert_eq!(again.find(kind::STRUCT, "outer"), None);
+    }
+
     #[test]
     fn truncated_type_information_is_an_error_or_less_but_never_a_panic() {
         let data = sample();
         for length in 0..data.len() {
             if let Ok(types) = KernelTypes::parse(data[..length].to_vec()) {
-                let _ = types.offset("outer.c");
+                let _ = (types.offset("outer.c"), types.names());
             }
         }
     }

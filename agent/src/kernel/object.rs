@@ -107,11 +107,12 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
         return Err(LoadError::NoObject);
     }
     raise_memlock();
-    let (types, btf) = kernel_types()?;
+    let kinds = Kinds::read()?;
+    let (types, btf) = (&kinds.types, &kinds.btf);
     let mut config = KernelConfig::DEFAULT;
-    let missing_features = missing_features(&resolve(&types, &mut config))?;
+    let missing_features = missing_features(&resolve(types, &mut config))?;
     select(settings, &mut config);
-    let helpers = Helpers::of(&types);
+    let helpers = Helpers::of(types);
 
     let mut rejected = Vec::new();
     let candidates = settings
@@ -123,9 +124,9 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
             // The helper wants a socket whose type the verifier knows.
             config.has_socket_cookie = 0;
         }
-        match try_path(settings, &config, &btf, &types, path) {
+        match try_path(settings, &config, btf, types, path) {
             Ok((mut ebpf, mut unattached)) => {
-                unattached.extend(attach_always(&mut ebpf, &btf));
+                unattached.extend(attach_always(&mut ebpf, btf));
                 let report = Report {
                     capture: path,
                     rejected,
@@ -136,6 +137,9 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
                 announce(&report);
                 let injection = start_injection(settings, &config, &mut ebpf, &report)?;
                 return finish(ebpf, report, injection);
+            }
+            Err(PathError::Loader) => {
+                return Err(LoadError::Object("the loader cannot be made".to_owned()));
             }
             Err(PathError::Object(error)) => return Err(object_error(&error)),
             Err(PathError::Attach(error)) => {
@@ -153,6 +157,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
 }
 
 enum PathError {
+    Loader,
     Object(EbpfError),
     Attach(AttachError),
 }
@@ -164,7 +169,7 @@ fn try_path(
     types: &KernelTypes,
     path: CapturePath,
 ) -> Result<(Ebpf, Vec<Unattached>), PathError> {
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader()?;
     loader
         .btf(Some(btf))
         .override_global("CONFIG", config, true)
@@ -184,6 +189,19 @@ fn try_path(
     .map_err(PathError::Object)?;
     let unattached = attach_path(&mut ebpf, btf, types, path).map_err(PathError::Attach)?;
     Ok((ebpf, unattached))
+}
+
+/// A loader without the type information that it reads when it is made: 20 MB in some 100,000
+/// pieces, made and freed by a thread whose share of malloc's memory the engine's thread gets next.
+fn loader() -> Result<EbpfLoader<'static>, PathError> {
+    let make = || {
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        loader
+    };
+    std::thread::spawn(make)
+        .join()
+        .map_err(|_| PathError::Loader)
 }
 
 /// Injection is all or nothing: what was asked for and cannot be had is an error.
@@ -272,15 +290,30 @@ fn finish(
     })
 }
 
-/// Read once, for both: a block of this size that is freed before the others are made has malloc
-/// of glibc take them from its heap, where they stay for good: 12 MiB (mallopt(3),
-/// `M_MMAP_THRESHOLD`).
-fn kernel_types() -> Result<(KernelTypes, Btf), LoadError> {
-    let raw = std::fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
-    let btf = Btf::parse(&raw, Endianness::default())
-        .map_err(|error| LoadError::BadBtf(error.to_string()))?;
-    let types = KernelTypes::parse(raw).map_err(|error| LoadError::BadBtf(error.to_string()))?;
-    Ok((types, btf))
+/// What the kernel says of itself, as it is needed while loading.
+struct Kinds {
+    types: KernelTypes,
+    /// For aya, which finds functions and tracepoints by name.
+    btf: Btf,
+    /// What `btf` was read from. It goes with the others: malloc of glibc takes every block from
+    /// its heap that is smaller than the largest one freed so far (mallopt(3), `M_MMAP_THRESHOLD`),
+    /// and of what loading takes from the heap it keeps 4 MiB.
+    _names: Vec<u8>,
+}
+
+impl Kinds {
+    fn read() -> Result<Self, LoadError> {
+        let bad = |error: &dyn std::fmt::Display| LoadError::BadBtf(error.to_string());
+        let raw = std::fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
+        let types = KernelTypes::parse(raw).map_err(|error| bad(&error))?;
+        let names = types.names().map_err(|error| bad(&error))?;
+        let btf = Btf::parse(&names, Endianness::default()).map_err(|error| bad(&error))?;
+        Ok(Self {
+            types,
+            btf,
+            _names: names,
+        })
+    }
 }
 
 /// Features that are off; an error when capture itself is among them.
