@@ -112,23 +112,33 @@ fn compile(toolchain: &Toolchain, object: &Path) -> Result<()> {
     fs::write(object, stripped).context("cannot embed the eBPF object")
 }
 
-/// Sections that the agent has no use for at run time, most of the object, which it would keep in
+/// The object without what the agent has no use for at run time, most of it, which it would keep in
 /// memory: DWARF, from which the linker made the type information, and which instruction came from
-/// which line, which only the debug build has the kernel say.
-const UNUSED: &[&[u8]] = &[b".debug_", b".rel.debug_"];
-const LINES: &[&[u8]] = &[b".BTF.ext", b".rel.BTF.ext"];
-
+/// which line, which only a debug build has the kernel say.
 fn stripped(object: &[u8], with_lines: bool) -> Result<Vec<u8>> {
-    let is_unused = |name: &[u8]| {
-        let matches = |names: &[&[u8]]| names.iter().any(|prefix| name.starts_with(prefix));
-        matches(UNUSED) || (matches(LINES) && !with_lines)
-    };
+    const FUNCTIONS: &[u8] = b".BTF.ext";
     let mut elf = elf::Builder::read(object)?;
     let mut gone = Vec::new();
+    let mut kept_bytes = usize::MAX;
     for section in &mut elf.sections {
-        if is_unused(&section.name) {
+        if section.name.starts_with(b".debug_") || section.name.starts_with(b".rel.debug_") {
             section.delete = true;
             gone.push(section.id());
+        }
+        if let elf::SectionData::Data(data) = &mut section.data
+            && *section.name == *FUNCTIONS
+            && !with_lines
+        {
+            let functions = without_lines(data)?;
+            kept_bytes = functions.len();
+            *data = functions.into();
+        }
+    }
+    for section in &mut elf.sections {
+        if let elf::SectionData::Relocation(places) = &mut section.data
+            && section.name.ends_with(FUNCTIONS)
+        {
+            places.retain(|place| place.r_offset < kept_bytes as u64);
         }
     }
     for symbol in &mut elf.symbols {
@@ -144,6 +154,30 @@ fn stripped(object: &[u8], with_lines: bool) -> Result<Vec<u8>> {
     let mut stripped = Vec::new();
     elf.write(&mut stripped)?;
     Ok(stripped)
+}
+
+/// `.BTF.ext` with the functions alone, by which the kernel names programs: a header with the
+/// places and lengths of three tables behind it (Documentation/bpf/btf.rst, section 4.2), of which
+/// the others become empty.
+fn without_lines(section: &[u8]) -> Result<Vec<u8>> {
+    let word = |at: usize| -> Result<usize> {
+        let bytes = section.get(at..at + 4).context(".BTF.ext is cut short")?;
+        Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
+    };
+    let (header, functions, length) = (word(4)?, word(8)?, word(12)?);
+    ensure!(functions == 0, ".BTF.ext does not begin with functions");
+    let end = header + length;
+    let kept = section.get(..end).context(".BTF.ext is cut short")?;
+    let mut kept = kept.to_vec();
+    for table in (16..header).step_by(8) {
+        let place = u32::try_from(length)?.to_le_bytes();
+        let empty = [place, [0; 4]].concat();
+        let words = kept.get_mut(table..table + 8);
+        words
+            .context(".BTF.ext is cut short")?
+            .copy_from_slice(&empty);
+    }
+    Ok(kept)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

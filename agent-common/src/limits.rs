@@ -2,9 +2,9 @@
 
 /// Bytes copied from one socket call at most. Request heads of common servers are limited to
 /// 8 KiB (Apache, Tomcat), 16 KiB (Node) or 32 KiB (nginx, four buffers of 8 KiB). A little less
-/// than 16 KiB, so that a record and the slack the verifier wants (see [`SCRATCH_BYTES`]) fit a
-/// per-CPU map value, which is bound by 32 KiB (`PCPU_MIN_UNIT_SIZE`).
-pub const CAPTURE_BYTES: usize = 16 * 1024 - 256;
+/// than 16 KiB, so that a record, the call's I/O vectors and the slack the verifier wants (see
+/// [`SCRATCH_BYTES`]) fit a per-CPU map value, which is bound by 32 KiB (`PCPU_MIN_UNIT_SIZE`).
+pub const CAPTURE_BYTES: usize = 16 * 1024 - 512;
 
 /// Where a captured byte may begin at most, plus one; a power of two, for a mask.
 pub const CAPTURE_OFFSETS: usize = 16 * 1024;
@@ -27,7 +27,7 @@ pub const RESPONSE_FIRST_CALL_BYTES: u32 = 2 * 1024;
 pub const RESPONSE_CALL_BYTES: u32 = 512;
 
 /// I/O vector elements looked at in one call (`UIO_FASTIOV` is 8; nginx and Node use few).
-pub const IO_VECTORS: u32 = 16;
+pub const IO_VECTORS: usize = 16;
 
 /// Bytes of a new program's arguments and environment that an exec record carries.
 pub const PROGRAM_BYTES: usize = 8 * 1024;

@@ -2,7 +2,7 @@
 
 use agent_common::{limits, payload::SocketData};
 
-use crate::maps::SCRATCH;
+use crate::{maps::SCRATCH, user_buffer::IoVector};
 
 /// One slot per program that fills a record. The kernel never runs the same program twice at once
 /// on a CPU, but a program may interrupt another one.
@@ -26,6 +26,8 @@ pub(crate) const HEAD_BYTES: usize = size_of::<SocketData>();
 pub(crate) struct Scratch {
     pub(crate) head: [u8; HEAD_BYTES],
     pub(crate) bytes: [u8; limits::SCRATCH_BYTES],
+    /// The call's I/O vectors, as many as were read.
+    pub(crate) vectors: [IoVector; limits::IO_VECTORS],
 }
 
 /// The slot's area on this CPU.

@@ -303,7 +303,7 @@ fn emit_data(
     let is_capturable = !matches!(buffer, UserBuffer::Absent | UserBuffer::Unknown(_));
     if !place.turn_start && (place.budget == 0 || !is_capturable) {
         if is_capturable {
-            tail = user_buffer::tail(buffer, moved);
+            tail = user_buffer::tail(buffer, moved, core::ptr::null());
         }
         if config!(inject) == 1 {
             inject_context::resumed(transfer.direction, identity, state);
@@ -315,10 +315,15 @@ fn emit_data(
         } else {
             place.budget
         };
-        let captured = capture(buffer, wanted, area);
-        if captured < moved {
-            tail = user_buffer::tail(buffer, moved);
-        }
+        let captured = match capture(buffer, wanted, area) {
+            Some(captured) => {
+                if captured < moved {
+                    tail = user_buffer::tail(buffer, moved, area);
+                }
+                captured
+            }
+            None => 0,
+        };
         if captured > 0 || place.turn_start {
             write_head(
                 transfer, sock, identity, traced, state, &place, now_ns, area, 0,
@@ -349,18 +354,18 @@ fn emit_data(
     Some(())
 }
 
-/// Bytes captured behind the head; 0 when the buffer cannot be read, which is counted.
+/// Bytes captured behind the head; `None` when the buffer cannot be read, which is counted.
 #[inline(always)]
-fn capture(buffer: UserBuffer, wanted: u32, area: *mut Scratch) -> u32 {
+fn capture(buffer: UserBuffer, wanted: u32, area: *mut Scratch) -> Option<u32> {
     if matches!(buffer, UserBuffer::Unknown(_)) {
-        return 0;
+        return None;
     }
-    // SAFETY: `bytes` has room for SCRATCH_BYTES.
-    match unsafe { user_buffer::capture(buffer, wanted, (&raw mut (*area).bytes).cast()) } {
-        Ok(captured) => captured,
+    // SAFETY: nobody else uses the slot of this area now.
+    match unsafe { user_buffer::capture(buffer, wanted, area) } {
+        Ok(captured) => Some(captured),
         Err(reason) => {
             emit::count(reason);
-            0
+            None
         }
     }
 }

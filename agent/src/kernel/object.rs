@@ -108,6 +108,8 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
     }
     raise_memlock();
     let kinds = Kinds::read()?;
+    // While the former are held: blocks as large as those that it frees would come from the heap.
+    let mut loader = loader()?;
     let (types, btf) = (&kinds.types, &kinds.btf);
     let mut config = KernelConfig::DEFAULT;
     let missing_features = missing_features(&resolve(types, &mut config))?;
@@ -118,13 +120,13 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
     let candidates = settings
         .capture
         .map_or(CapturePath::ALL.to_vec(), |path| vec![path]);
-    for path in candidates {
-        helpers.apply(&mut config);
-        if path == CapturePath::Kretprobe {
-            // The helper wants a socket whose type the verifier knows.
-            config.has_socket_cookie = 0;
-        }
-        match try_path(settings, &config, btf, types, path) {
+    let candidates: Vec<_> = candidates
+        .into_iter()
+        .map(|path| (path, configured_for(path, helpers, &config)))
+        .collect();
+    for (path, config) in &candidates {
+        let path = *path;
+        match try_path(&mut loader, settings, config, &kinds, path) {
             Ok((mut ebpf, mut unattached)) => {
                 unattached.extend(attach_always(&mut ebpf, btf));
                 let report = Report {
@@ -135,11 +137,8 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
                     helpers,
                 };
                 announce(&report);
-                let injection = start_injection(settings, &config, &mut ebpf, &report)?;
+                let injection = start_injection(settings, config, &mut ebpf, &report)?;
                 return finish(ebpf, report, injection);
-            }
-            Err(PathError::Loader) => {
-                return Err(LoadError::Object("the loader cannot be made".to_owned()));
             }
             Err(PathError::Object(error)) => return Err(object_error(&error)),
             Err(PathError::Attach(error)) => {
@@ -156,22 +155,31 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
     ))
 }
 
+/// The configuration as this path wants it.
+fn configured_for(path: CapturePath, helpers: Helpers, config: &KernelConfig) -> KernelConfig {
+    let mut config = *config;
+    helpers.apply(&mut config);
+    if path == CapturePath::Kretprobe {
+        // The helper wants a socket whose type the verifier knows.
+        config.has_socket_cookie = 0;
+    }
+    config
+}
+
 enum PathError {
-    Loader,
     Object(EbpfError),
     Attach(AttachError),
 }
 
-fn try_path(
+fn try_path<'a>(
+    loader: &mut EbpfLoader<'a>,
     settings: &Settings,
-    config: &KernelConfig,
-    btf: &Btf,
-    types: &KernelTypes,
+    config: &'a KernelConfig,
+    kinds: &'a Kinds,
     path: CapturePath,
 ) -> Result<(Ebpf, Vec<Unattached>), PathError> {
-    let mut loader = loader()?;
     loader
-        .btf(Some(btf))
+        .btf(Some(&kinds.btf))
         .override_global("CONFIG", config, true)
         .map_max_entries("SCRATCH", path.scratch_slots())
         .map_max_entries(
@@ -187,21 +195,21 @@ fn try_path(
         loader.load(&without_socket_map(OBJECT))
     }
     .map_err(PathError::Object)?;
-    let unattached = attach_path(&mut ebpf, btf, types, path).map_err(PathError::Attach)?;
+    let unattached =
+        attach_path(&mut ebpf, &kinds.btf, &kinds.types, path).map_err(PathError::Attach)?;
     Ok((ebpf, unattached))
 }
 
-/// A loader without the type information that it reads when it is made: 20 MB in some 100,000
-/// pieces, made and freed by a thread whose share of malloc's memory the engine's thread gets next.
-fn loader() -> Result<EbpfLoader<'static>, PathError> {
+/// A loader without the type information that it reads when it is made: some 100,000 pieces of
+/// memory, made and freed by a thread whose share of malloc's memory the engine's thread gets next.
+fn loader<'a>() -> Result<EbpfLoader<'a>, LoadError> {
     let make = || {
         let mut loader = EbpfLoader::new();
         loader.btf(None);
         loader
     };
-    std::thread::spawn(make)
-        .join()
-        .map_err(|_| PathError::Loader)
+    let made = std::thread::spawn(make).join();
+    made.map_err(|_| LoadError::Object("the loader cannot be made".to_owned()))
 }
 
 /// Injection is all or nothing: what was asked for and cannot be had is an error.
@@ -297,7 +305,7 @@ struct Kinds {
     btf: Btf,
     /// What `btf` was read from. It goes with the others: malloc of glibc takes every block from
     /// its heap that is smaller than the largest one freed so far (mallopt(3), `M_MMAP_THRESHOLD`),
-    /// and of what loading takes from the heap it keeps 4 MiB.
+    /// and the heap hardly ever shrinks.
     _names: Vec<u8>,
 }
 
