@@ -124,6 +124,15 @@ wire! {
     }
 }
 
+wire! {
+    /// The connection that a traced process began is established: its own port is known now.
+    pub struct ConnectionEstablished {
+        pub header: RecordHeader,
+        pub connection: u64,
+        pub addresses: SocketAddresses,
+    }
+}
+
 /// How far the end of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -40,6 +40,8 @@ pub enum RecordKind {
     GoCall = 8,
     /// [`crate::process::ProcessExit`] of a thread that was not the last one.
     ThreadExit = 9,
+    /// [`crate::connection::ConnectionEstablished`].
+    ConnectionEstablished = 11,
 }
 
 /// The integer names no [`RecordKind`]: the two sides were built from different sources.
@@ -61,6 +63,7 @@ impl TryFrom<u16> for RecordKind {
             32 => Self::ContextMinted,
             8 => Self::GoCall,
             9 => Self::ThreadExit,
+            11 => Self::ConnectionEstablished,
             other => return Err(UnknownKind(other)),
         })
     }

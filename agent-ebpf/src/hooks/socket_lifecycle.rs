@@ -7,7 +7,7 @@
 //!       `kretprobe.rs`; not with the tracepoints, which key connections by cookie
 
 use agent_common::{
-    connection::{ClosingStep, ConnectionClosing, Role},
+    connection::{ClosingStep, ConnectionClosing, ConnectionEstablished, Role},
     process::ProcessListen,
     record::RecordKind,
 };
@@ -49,6 +49,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     match (old, new) {
         (_, state::SYN_SENT) => connecting(sock),
+        (state::SYN_SENT, state::ESTABLISHED) => established(sock),
         (state::SYN_RECEIVED, state::ESTABLISHED) => accepted(sock),
         (_, state::LISTEN) => listening(sock),
         (state::ESTABLISHED, state::FIN_WAIT_1) => closing(sock, ClosingStep::LocalClosed),
@@ -108,6 +109,29 @@ fn connecting(sock: Sock) {
             inject_context::connecting(identity);
         }
     }
+}
+
+/// Runs wherever the answer of the other end is handled, before a byte can be sent: whoever reads
+/// from this connection on this host is told first that there is somebody to wait for.
+#[inline(always)]
+fn established(sock: Sock) {
+    let connection = sock.identity();
+    let Some(state) = CONNECTIONS.get_ptr_mut(&connection) else {
+        return;
+    };
+    // SAFETY: a pointer into the map's value; nothing was sent or received on the socket yet.
+    let addresses = unsafe { &mut (*state).addresses };
+    sock.write_addresses(addresses);
+    let header = emit::header(
+        RecordKind::ConnectionEstablished,
+        size_of::<ConnectionEstablished>(),
+        emit::now_ns(),
+    );
+    emit::record(&ConnectionEstablished {
+        header,
+        connection,
+        addresses: *addresses,
+    });
 }
 
 /// Runs wherever the last packet of the handshake is handled: whose connection it is shows later.

@@ -1,12 +1,15 @@
 //! All connections: bounded, with expiry, and with a list of those whose end is awaited. Pure.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, hash_map::Entry},
+    net::IpAddr,
+};
 
 use rustc_hash::FxHashMap;
 
 use crate::{
     connection::Connection,
-    event::{ConnectionId, Endpoints, ProcessId, Role, Unit},
+    event::{ConnectionId, Endpoints, OtherEnd, ProcessId, Role, Unit},
 };
 
 /// A connection that nothing was heard of for this long is forgotten: unix sockets end without
@@ -30,6 +33,9 @@ pub struct Table {
     asks: FxHashMap<ConnectionId, Ask>,
     /// `asks` by time.
     due: BTreeSet<(u64, ConnectionId)>,
+    /// The own ends of clients' connections, and how many have each: as many as there are network
+    /// namespaces.
+    clients: FxHashMap<(IpAddr, u16), u32>,
     capacity: usize,
     swept_ns: u64,
 }
@@ -40,6 +46,7 @@ impl Table {
             connections: FxHashMap::default(),
             asks: FxHashMap::default(),
             due: BTreeSet::new(),
+            clients: FxHashMap::default(),
             capacity,
             swept_ns: 0,
         }
@@ -87,7 +94,39 @@ impl Table {
 
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.forget_ask(id);
-        self.connections.remove(&id)
+        let removed = self.connections.remove(&id)?;
+        if let Some(end) = removed.client_end
+            && let Entry::Occupied(mut count) = self.clients.entry(end)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(removed)
+    }
+
+    /// The addresses of this client's connection are known now.
+    pub fn note_client(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && connection.client_end.is_none()
+            && let Endpoints::Inet { local, .. } = connection.endpoints
+            && local.1 != 0
+        {
+            connection.client_end = Some(local);
+            *self.clients.entry(local).or_default() += 1;
+        }
+    }
+
+    /// Who may be at the other end of a connection that was seen from its first byte on.
+    pub fn other_end(&self, endpoints: Endpoints) -> OtherEnd {
+        match endpoints {
+            Endpoints::Inet { remote, .. } if self.clients.contains_key(&remote) => {
+                OtherEnd::Traced
+            }
+            Endpoints::Inet { .. } => OtherEnd::NotTraced,
+            Endpoints::Unix { .. } => OtherEnd::Unknown,
+        }
     }
 
     /// Notes whether the connection's end is awaited, after something was heard of it.

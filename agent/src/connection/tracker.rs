@@ -2,7 +2,7 @@
 
 mod session;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::IpAddr};
 
 use crate::{
     connection::{
@@ -11,7 +11,9 @@ use crate::{
         beginning::{KEPT, Kept, Undecided, flow, hand_over},
         stream::{Step, Stream},
     },
-    event::{ClosingStep, Data, Direction, DirectionState, Endpoints, ProcessId, Role, Unit},
+    event::{
+        ClosingStep, Data, Direction, DirectionState, Endpoints, OtherEnd, ProcessId, Role, Unit,
+    },
     protocol::{
         Awaited, EndCause, Flow, Input, Session, Shortfall,
         detect::{self, Detection, Opening},
@@ -46,6 +48,9 @@ pub struct Connection {
     /// The thread that used it last.
     pub unit: Unit,
     pub endpoints: Endpoints,
+    /// Under which address the table knows it as a client's.
+    pub(super) client_end: Option<(IpAddr, u16)>,
+    pub other_end: OtherEnd,
     /// When it was last heard of.
     pub last_ns: u64,
     role: Role,
@@ -81,6 +86,8 @@ impl Connection {
             process: unit.process,
             unit,
             endpoints,
+            client_end: None,
+            other_end: OtherEnd::Unknown,
             last_ns: now_ns,
             role,
             complete: false,

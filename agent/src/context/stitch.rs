@@ -2,8 +2,9 @@
 //!
 //! An exchange becomes a [`Node`] when its request begins, so that what happens meanwhile can name
 //! it as parent. Its identity (trace, parent) is settled late: when both ends of a connection are
-//! on this host, either end may be recorded first. A node waits [`HOLD_NS`] from its start for the
-//! other end, and until then so does everything below it. A call whose request is found by who
+//! on this host, either end may be recorded first. A server's request waits for its client, as
+//! long as it makes sense by what is known of the other end of its connection, and until then so does
+//! everything below it. A call whose request is found by who
 //! answers waits for that answer, and so does everything below it.
 
 mod identity;
@@ -23,19 +24,25 @@ use self::{
     timers::Timers,
 };
 use super::{Evidence, IdGenerator, RemoteContext};
-use crate::span::Kind;
+use crate::{event::OtherEnd, span::Kind};
 
-/// How long a server's request waits for the client's end of it to be recorded. Both are recorded
-/// within microseconds of each other unless a thread loses its CPU in between.
+/// How long a server's request waits for the client's end of it to be recorded, when it is not
+/// known whether that is traced. Both are recorded within microseconds of each other unless a thread
+/// loses its CPU in between.
 pub const HOLD_NS: u64 = 100_000_000;
+
+/// As [`HOLD_NS`], when it is known to be traced: a sender may lose its CPU before it is recorded,
+/// for several periods of a CPU limit (100 ms, `cpu.cfs_period_us`) or on a crowded host.
+const TRACED_HOLD_NS: u64 = 1_000_000_000;
 
 /// A client's request that got no answer is remembered this long after its end: its server may be
 /// late, not absent. One that was answered was read before, and is remembered for [`HOLD_NS`].
 const WIRE_LINGER_NS: u64 = 5_000_000_000;
 
-/// A server may be recorded before its client by this much: the sender is recorded only after the
-/// bytes have left.
-const WIRE_SLACK_NS: u64 = 50_000_000;
+/// A server may be recorded before its client by this much on a unix socket: the sender is recorded
+/// only after the bytes have left. Not longer, because the next socket may have the same identity.
+/// On TCP as long as it waits.
+const UNIX_SLACK_NS: u64 = 50_000_000;
 
 /// How long a call waits for the answer that tells whose it is. As long as requests usually take at
 /// most: proxies and clients give up after 60 s (nginx, `proxy_read_timeout`).
@@ -78,6 +85,8 @@ struct Node<T> {
     /// The exchange this one was made for, or the other end of its connection.
     caller: Option<(NodeKey, Evidence)>,
     wire: Option<WireKey>,
+    /// How long a server's request waits for its client.
+    hold_ns: u64,
     /// Whose call this is will be known when a request is answered.
     is_undecided: bool,
     /// The request that an undecided call may turn out to be for, which stays until then.
@@ -99,6 +108,7 @@ pub struct Beginning {
     pub start_ns: u64,
     pub caller: Option<(NodeKey, Evidence)>,
     pub wire: Option<WireKey>,
+    pub other_end: OtherEnd,
     pub minted: Option<Minted>,
 }
 
@@ -162,6 +172,7 @@ impl<T> Stitcher<T> {
             start_ns,
             caller,
             wire,
+            other_end,
             minted,
         } = beginning;
         let caller = caller.filter(|(parent, _)| self.nodes.contains_key(*parent));
@@ -177,6 +188,11 @@ impl<T> Stitcher<T> {
             header: None,
             caller,
             wire,
+            hold_ns: match other_end {
+                OtherEnd::Unknown => HOLD_NS,
+                OtherEnd::Traced => TRACED_HOLD_NS,
+                OtherEnd::NotTraced => 0,
+            },
             is_undecided: false,
             supposed: None,
             identity: None,
@@ -417,10 +433,12 @@ impl<T> Stitcher<T> {
             Kind::Server => {
                 if let Some(client) = self.clients.remove(&wire) {
                     self.join(client, key);
-                } else {
+                } else if let Some(node) = self.nodes.get(key)
+                    && node.hold_ns > 0
+                {
                     self.servers.insert(wire, key);
-                    let start_ns = self.nodes.get(key).map_or(0, |node| node.start_ns);
-                    self.expiry.insert(start_ns.saturating_add(HOLD_NS), key);
+                    let until_ns = node.start_ns.saturating_add(node.hold_ns);
+                    self.expiry.insert(until_ns, key);
                 }
             }
         }
@@ -431,7 +449,11 @@ impl<T> Stitcher<T> {
             return;
         };
         // One byte cannot be read before it was sent, nor long after the sender gave up.
-        let is_possible = from.start_ns <= to.start_ns.saturating_add(WIRE_SLACK_NS)
+        let slack_ns = match to.wire {
+            Some(WireKey::Unix { .. }) => UNIX_SLACK_NS,
+            _ => to.hold_ns.max(HOLD_NS),
+        };
+        let is_possible = from.start_ns <= to.start_ns.saturating_add(slack_ns)
             && from
                 .end_ns
                 .is_none_or(|end_ns| to.start_ns <= end_ns.saturating_add(WIRE_LINGER_NS));
@@ -461,7 +483,7 @@ impl<T> Stitcher<T> {
             match (node.caller, node.kind) {
                 (Some((caller, _)), _) => key = caller,
                 (None, Kind::Server) if node.wire.is_some() => {
-                    return Settled::At(node.start_ns.saturating_add(HOLD_NS));
+                    return Settled::At(node.start_ns.saturating_add(node.hold_ns));
                 }
                 (None, _) => break,
             }

@@ -173,6 +173,7 @@ impl Exchanges {
                     start_ns: time_ns,
                     caller,
                     wire,
+                    other_end: connection.other_end,
                     minted: self.take_minted(connection.id, position),
                 };
                 let carried = match beginning.minted {

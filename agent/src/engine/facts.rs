@@ -2,7 +2,7 @@
 
 use crate::{
     connection::Connection,
-    event::{ConnectionId, Unit},
+    event::{ConnectionId, OtherEnd, Unit},
     span::Kind,
 };
 
@@ -18,6 +18,7 @@ pub(super) struct ConnectionFacts {
     /// Its exchanges run side by side, and any thread writes for all of them.
     pub(super) multiplexed: bool,
     pub(super) opened_ns: Option<u64>,
+    pub(super) other_end: OtherEnd,
 }
 
 impl ConnectionFacts {
@@ -31,6 +32,7 @@ impl ConnectionFacts {
             complete: connection.is_complete(),
             multiplexed: connection.is_multiplexed(),
             opened_ns: connection.opened_ns(),
+            other_end: connection.other_end,
         }
     }
 }

@@ -170,6 +170,15 @@ impl Engine {
                     self.exchanges.lineage.handle_connect(unit, connection);
                 }
             }
+            EventKind::Established {
+                connection,
+                endpoints,
+            } => {
+                if let Some(known) = self.connections.get(connection) {
+                    known.endpoints = endpoints;
+                }
+                self.connections.note_client(connection);
+            }
             EventKind::Closing {
                 connection,
                 step,
@@ -367,8 +376,12 @@ impl Engine {
         connection.handle_data(data, now_ns);
         let kind = connection.kind();
         let is_multiplexed = connection.is_multiplexed();
+        if data.role == Role::Client {
+            self.connections.note_client(id);
+        }
         if self.connections.len() > before {
             self.metrics.add(Counter::ConnectionsSeen, 1);
+            self.meet_other_end(data);
             self.meet_process(unit.process);
         }
         let uncaptured = u64::from(data.original_length).saturating_sub(data.bytes.len() as u64);
@@ -524,6 +537,19 @@ impl Engine {
 
     fn is_nginx(&self, process: ProcessId) -> bool {
         self.processes.runtime(process) == Runtime::Nginx
+    }
+
+    /// Says of a new connection whether its other end is to be waited for. A client's connection is
+    /// established, and that is recorded, before its server reads from it; unless it is older than
+    /// the agent, or records were lost.
+    fn meet_other_end(&mut self, data: &Data<'_>) {
+        if data.role != Role::Server || !data.complete || self.lost_ns.is_some() {
+            return;
+        }
+        let other_end = self.connections.other_end(data.endpoints);
+        if let Some(connection) = self.connections.get(data.connection) {
+            connection.other_end = other_end;
+        }
     }
 
     /// A process whose first connection was seen, maybe before anything else of it.

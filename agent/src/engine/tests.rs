@@ -1,7 +1,7 @@
 //! The whole engine on records made here; real ones are in `tests/recordings/`.
 
 use agent_common::{
-    connection::{ConnectionClosing, FAMILY_INET},
+    connection::{ConnectionClosing, ConnectionEstablished, ConnectionOpened, FAMILY_INET},
     payload::{SocketData, flags},
     process::ExecutionUnit,
     record::{RecordHeader, RecordKind},
@@ -97,6 +97,56 @@ fn closing(id: u64, step: ClosingStep, time_ns: u64) -> Vec<u8> {
     record.connection = id;
     record.step = step as u8;
     record.as_bytes().to_vec()
+}
+
+fn established(id: u64, port: u16, time_ns: u64) -> Vec<u8> {
+    let mut record = ConnectionEstablished::new_zeroed();
+    let length = size_of::<ConnectionEstablished>();
+    record.header = header(RecordKind::ConnectionEstablished, length, time_ns);
+    record.connection = id;
+    record.addresses.family = FAMILY_INET;
+    record.addresses.local_port = port;
+    record.addresses.remote_port = 80;
+    record.as_bytes().to_vec()
+}
+
+fn opened(id: u64, time_ns: u64) -> Vec<u8> {
+    let mut record = ConnectionOpened::new_zeroed();
+    let length = size_of::<ConnectionOpened>();
+    record.header = header(RecordKind::ConnectionOpened, length, time_ns);
+    record.connection = id;
+    record.addresses.family = FAMILY_INET;
+    record.role = Role::Client as u8;
+    record.as_bytes().to_vec()
+}
+
+/// A request from a program that is not traced is known for good when it is answered; one from a
+/// program that is waits for its client to be recorded.
+#[test]
+fn a_server_waits_for_a_traced_client_only() {
+    for (is_traced, spans) in [(false, 1), (true, 0)] {
+        let mut engine = engine();
+        if is_traced {
+            feed(&mut engine, &[opened(1, 10), established(1, 4_000, 11)]);
+        }
+        // With sequence numbers, by which both ends would be joined.
+        let mut request = Record::inbound(2, b"GET / HTTP/1.1\r\n\r\n", 20).written();
+        let sequence = std::mem::offset_of!(SocketData, tcp_sequence);
+        request[sequence] = 1;
+        feed(
+            &mut engine,
+            &[
+                request,
+                Record {
+                    other: 18,
+                    ..Record::outbound(2, b"HTTP/1.1 204 No Content\r\n\r\n", 30)
+                }
+                .written(),
+            ],
+        );
+        engine.handle_tick(50 * MS);
+        assert_eq!(engine.take_spans().len(), spans);
+    }
 }
 
 fn feed(engine: &mut Engine, records: &[Vec<u8>]) {

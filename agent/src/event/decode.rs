@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_common::{
     connection::{
-        ClosingStep, ConnectionClosing, ConnectionOpened, Direction, FAMILY_INET, FAMILY_INET6,
-        FAMILY_UNIX, Role, SocketAddresses,
+        ClosingStep, ConnectionClosing, ConnectionEstablished, ConnectionOpened, Direction,
+        FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Role, SocketAddresses,
     },
     injection::ContextMinted,
     payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
@@ -50,6 +50,13 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
     let kind = match kind {
         RecordKind::SocketData => data(bytes)?,
         RecordKind::ConnectionOpened => opened(bytes)?,
+        RecordKind::ConnectionEstablished => {
+            let (record, _) = read::<ConnectionEstablished>(bytes)?;
+            EventKind::Established {
+                connection: ConnectionId(record.connection),
+                endpoints: endpoints(&record.addresses)?,
+            }
+        }
         RecordKind::ConnectionClosing => closing(bytes)?,
         RecordKind::ProcessExec => exec(bytes)?,
         RecordKind::ProcessFork => {

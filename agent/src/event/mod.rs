@@ -78,6 +78,17 @@ pub enum Endpoints {
     Unix { local: u64, remote: u64 },
 }
 
+/// Who is at the other end of a server's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtherEnd {
+    #[default]
+    Unknown,
+    /// A traced process of this host.
+    Traced,
+    /// Another host, or a process that is not traced.
+    NotTraced,
+}
+
 /// What the kernel side reported. Times are `CLOCK_BOOTTIME` nanoseconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event<'a> {
@@ -94,6 +105,11 @@ pub enum EventKind<'a> {
         endpoints: Endpoints,
         role: Role,
         unix_path: Option<String>,
+    },
+    /// A connection that a traced process began is established.
+    Established {
+        connection: ConnectionId,
+        endpoints: Endpoints,
     },
     Closing {
         connection: ConnectionId,

@@ -104,6 +104,40 @@ fn questions_back_off() {
     assert!(table.asks.is_empty() && table.due.is_empty());
 }
 
+/// A server's other end is traced while a client's connection with that end is there.
+#[test]
+fn other_ends_are_known_by_their_addresses() {
+    let local = |port| (IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    let connecting = |own| Endpoints::Inet {
+        local: local(own),
+        remote: local(80),
+        network_namespace: 0,
+    };
+    let accepted = Endpoints::Inet {
+        local: local(80),
+        remote: local(4_000),
+        network_namespace: 0,
+    };
+    let mut table = Table::new(4);
+    for (id, own) in [(1, 0), (2, 4_000), (3, 4_000)] {
+        let id = ConnectionId(id);
+        let _ = table.get_or_insert(id, UNIT, connecting(own), Role::Client, 0);
+        table.note_client(id);
+        table.note_client(id);
+    }
+    assert_eq!(table.other_end(accepted), OtherEnd::Traced);
+    let _ = (table.remove(ConnectionId(1)), table.remove(ConnectionId(2)));
+    assert_eq!(table.other_end(accepted), OtherEnd::Traced);
+    let _ = table.remove(ConnectionId(3));
+    assert_eq!(table.other_end(accepted), OtherEnd::NotTraced);
+    assert!(table.clients.is_empty());
+    let unix = Endpoints::Unix {
+        local: 1,
+        remote: 2,
+    };
+    assert_eq!(table.other_end(unix), OtherEnd::Unknown);
+}
+
 #[test]
 fn what_is_removed_is_not_asked_for() {
     let mut table = waiting();

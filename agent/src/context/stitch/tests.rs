@@ -28,6 +28,7 @@ fn begin(kind: Kind, start_ns: u64, wire: Option<WireKey>) -> Beginning {
         start_ns,
         caller: None,
         wire,
+        other_end: OtherEnd::Unknown,
         minted: None,
     }
 }
@@ -38,6 +39,7 @@ fn called(start_ns: u64, caller: NodeKey, wire: Option<WireKey>) -> Beginning {
         start_ns,
         caller: Some((caller, Evidence::Thread)),
         wire,
+        other_end: OtherEnd::Unknown,
         minted: None,
     }
 }
@@ -101,12 +103,54 @@ fn either_end_may_come_first() {
     }
 }
 
+/// A server whose client is traced waits for it; one whose client is not, waits for nobody; and both
+/// join a client that was recorded first.
+#[test]
+fn who_is_there_is_waited_for() {
+    let server_of = |other_end| Beginning {
+        other_end,
+        ..begin(Kind::Server, 10 * MS, wire(1))
+    };
+    for (other_end, until_ns) in [
+        (OtherEnd::Traced, 10 * MS + TRACED_HOLD_NS),
+        (OtherEnd::Unknown, 10 * MS + HOLD_NS),
+    ] {
+        let mut stitcher = stitcher();
+        let server = stitcher.handle_started(server_of(other_end));
+        stitcher.handle_ended(server, 12 * MS, "server");
+        stitcher.handle_tick(until_ns - 1);
+        assert!(stitcher.poll().is_none(), "{other_end:?}");
+        let late_ns = until_ns - 2 * MS;
+        let client = stitcher.handle_started(begin(Kind::Client, late_ns, wire(1)));
+        stitcher.handle_ended(client, until_ns, "client");
+        let out = settled(&mut stitcher);
+        let [(_, client), (_, server)] = out.as_slice() else {
+            panic!("two: {out:?}")
+        };
+        assert_eq!(parent(server), Some((client.span_id, true)));
+        assert_empty(&stitcher);
+    }
+    let mut stitcher = stitcher();
+    let server = stitcher.handle_started(server_of(OtherEnd::NotTraced));
+    stitcher.handle_ended(server, 12 * MS, "alone");
+    stitcher.handle_tick(10 * MS + HOLD_NS - 1);
+    assert_eq!(stitcher.poll().map(|(name, _)| name), Some("alone"));
+    assert_empty(&stitcher);
+    let client = stitcher.handle_started(begin(Kind::Client, 9 * MS, wire(1)));
+    let server = stitcher.handle_started(server_of(OtherEnd::NotTraced));
+    stitcher.handle_ended(server, 12 * MS, "server");
+    stitcher.handle_ended(client, 12 * MS, "client");
+    let out = settled(&mut stitcher);
+    assert!(matches!(out.as_slice(), [(_, client), (_, server)]
+        if parent(server) == Some((client.span_id, true))));
+}
+
 /// A server that began long before its supposed client, or long after that one gave up, has the
 /// same key by chance.
 #[test]
 fn impossible_times_do_not_join() {
     let late = 12 * MS + WIRE_LINGER_NS + 1;
-    for (client_ns, server_ns) in [(200 * MS, 100 * MS), (10 * MS, late)] {
+    for (client_ns, server_ns) in [(201 * MS, 100 * MS), (10 * MS, late)] {
         let mut stitcher = stitcher();
         let client = stitcher.handle_started(begin(Kind::Client, client_ns, wire(1)));
         stitcher.handle_ended(client, client_ns + 2 * MS, "client");
@@ -409,6 +453,7 @@ fn nothing_is_lost_or_left_behind() {
                         start_ns,
                         caller,
                         wire,
+                        other_end: OtherEnd::Unknown,
                         minted: None,
                     };
                     let key = stitcher.handle_started(beginning);
