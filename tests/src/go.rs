@@ -44,27 +44,41 @@ impl Build {
 /// The workload's executable, built on first use: Go keeps what it compiled in the build directory
 /// and sees by itself what changed. Nothing is downloaded. The path is as the kernel shows it.
 pub fn server(build: Build) -> PathBuf {
+    let environment = [("GOFLAGS", "-mod=mod"), ("GOPROXY", "off")];
+    built("workloads/go", build.name(), build.flags(), &environment)
+}
+
+/// Where Debian puts the sources of Go packages.
+const PACKAGES: &str = "/usr/share/gocode";
+
+/// The executable of a program that needs packages of the system, such as Debian's
+/// `golang-google-grpc-dev`, built on first use.
+pub fn packaged(source: &str, name: &str) -> PathBuf {
+    let environment = [("GO111MODULE", "off"), ("GOPATH", PACKAGES)];
+    built(source, name, &[], &environment)
+}
+
+fn built(source: &str, name: &str, flags: &[&str], environment: &[(&str, &str)]) -> PathBuf {
     let compiler = compiler();
     let target = target_directory().join("go");
     fs::create_dir_all(&target).expect("the build directory");
     let lock = File::create(target.join("lock")).expect("a lock file");
     lock.lock()
         .expect("other test processes let go of the lock when they end");
-    let executable = target.join(build.name());
+    let executable = target.join(name);
     let mut command = Command::new(compiler);
     command
         .arg("build")
-        .args(build.flags())
+        .args(flags)
         .arg("-o")
         .arg(&executable)
         .arg(".")
-        .current_dir(crate_file("workloads/go"))
+        .current_dir(crate_file(source))
         .env("GOCACHE", target.join("cache"))
         .env("GOPATH", target.join("path"))
-        .env("GOFLAGS", "-mod=mod")
-        .env("GOPROXY", "off")
         .env("GOTOOLCHAIN", "local")
-        .env("CGO_ENABLED", "0");
+        .env("CGO_ENABLED", "0")
+        .envs(environment.iter().copied());
     output(&mut command);
     fs::canonicalize(executable).expect("just built")
 }

@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod go;
 pub mod http;
+pub mod node;
 pub mod pki;
 pub mod port;
 pub mod privilege;

@@ -2,6 +2,7 @@
 //! stopped by pid when dropped.
 
 pub mod client;
+pub mod grpc;
 pub mod mix;
 pub mod nginx;
 pub mod recorder;

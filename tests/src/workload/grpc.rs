@@ -1,0 +1,182 @@
+//! `workloads/grpc`: one service and its client in four implementations.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::Command,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    go, node,
+    process::{Process, crate_file, output, target_directory},
+    python,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implementation {
+    /// grpcio, on a pool of threads.
+    Python,
+    /// grpc-js.
+    Node,
+    /// grpc-go.
+    Go,
+    /// tonic.
+    Rust,
+}
+
+impl Implementation {
+    pub const ALL: [Self; 4] = [Self::Python, Self::Node, Self::Go, Self::Rust];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Python => "grpcio",
+            Self::Node => "grpc-js",
+            Self::Go => "grpc-go",
+            Self::Rust => "tonic",
+        }
+    }
+
+    /// The program, whatever it needs made first.
+    fn command(self) -> Command {
+        let mut command = match self {
+            Self::Python => {
+                let mut command = Command::new(python::packages_interpreter());
+                command.arg(crate_file("workloads/grpc/store.py"));
+                command
+            }
+            Self::Node => {
+                let mut command = Command::new("node");
+                command.arg(crate_file("workloads/grpc/store.js"));
+                command.env("NODE_PATH", node::modules());
+                command
+            }
+            Self::Go => Command::new(go::packaged("workloads/grpc/go", "grpc-go")),
+            Self::Rust => Command::new(example("grpc_store")),
+        };
+        command.env_remove("OTEL_RESOURCE_ATTRIBUTES");
+        command
+    }
+}
+
+/// An example of this crate, built on first use.
+fn example(name: &str) -> PathBuf {
+    let target = target_directory();
+    fs::create_dir_all(&target).expect("the build directory");
+    let lock = File::create(target.join("example.lock")).expect("a lock file");
+    lock.lock()
+        .expect("other test processes let go of the lock when they end");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", "agent-tests", "--example"]);
+    cargo.arg(name).current_dir(crate_file("."));
+    output(&mut cargo);
+    fs::canonicalize(target.join("debug/examples").join(name)).expect("just built")
+}
+
+/// What the methods do; the number of a call says which.
+pub const KINDS: [&str; 8] = [
+    "Unary", "Collect", "Watch", "Chat", "Missing", "Broken", "Slow", "Gone",
+];
+
+/// A running server.
+#[derive(Debug)]
+pub struct Store {
+    process: Process,
+    port: u16,
+}
+
+impl Store {
+    pub fn start(implementation: Implementation, service: &str) -> Self {
+        let mut command = implementation.command();
+        command.arg("serve").env("OTEL_SERVICE_NAME", service);
+        let mut process = Process::spawn(implementation.name(), &mut command);
+        let port = process.json_line(0)["port"].as_u64();
+        let port = port.and_then(|port| port.try_into().ok());
+        Self {
+            process,
+            port: port.expect("the server names its port"),
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+}
+
+/// What a client says of one call.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Call {
+    /// With the service, as `rpc.method` has it.
+    pub method: String,
+    pub status: String,
+    /// Messages.
+    pub sent: i64,
+    pub received: i64,
+    /// By the wall clock, around the whole call.
+    #[serde(deserialize_with = "number_or_digits")]
+    pub start_ns: u64,
+    #[serde(deserialize_with = "number_or_digits")]
+    pub end_ns: u64,
+}
+
+/// JavaScript has no numbers so large.
+fn number_or_digits<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    use serde::de::Error;
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::String(digits) => digits.parse().map_err(D::Error::custom),
+        other => other
+            .as_u64()
+            .ok_or_else(|| D::Error::custom("neither number nor digits")),
+    }
+}
+
+impl Call {
+    /// What its method does.
+    pub fn kind(&self) -> &str {
+        let name = self.method.rsplit('/').next().unwrap_or_default();
+        name.trim_end_matches(|letter: char| letter.is_ascii_digit())
+    }
+}
+
+/// A client that waits to be told.
+#[derive(Debug)]
+pub struct Caller {
+    process: Process,
+}
+
+impl Caller {
+    pub fn start(
+        implementation: Implementation,
+        service: &str,
+        port: u16,
+        count: usize,
+        parallel: usize,
+    ) -> Self {
+        let mut command = implementation.command();
+        command.arg("call").env("OTEL_SERVICE_NAME", service);
+        command.args([port.into(), count, parallel].map(|number| number.to_string()));
+        let mut process = Process::spawn(implementation.name(), &mut command);
+        process.json_line(0);
+        Self { process }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Makes its calls.
+    pub fn run(mut self) -> Vec<Call> {
+        self.process.write_line("");
+        let status = self.process.wait();
+        assert!(status.success(), "{status}: {}", self.process.stderr());
+        let lines = self.process.lines().into_iter().skip(1);
+        lines
+            .map(|line| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
+    }
+}

@@ -1,0 +1,111 @@
+"""The service and its client by grpcio: see README.md."""
+
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+
+KINDS = ["Unary", "Collect", "Watch", "Chat", "Missing", "Broken", "Slow", "Gone"]
+UP = {"Collect": 3, "Chat": 3}
+LARGE = 20_000
+DEADLINE_S = 0.05
+
+
+def kind_of(method):
+    return method.rsplit("/", 1)[1].rstrip("0123456789")
+
+
+class Store(grpc.GenericRpcHandler):
+    """Any method of the service: all are streams in both directions, which on the wire are what
+    their messages make them."""
+
+    def service(self, details):
+        return grpc.stream_stream_rpc_method_handler(
+            lambda requests, context: serve(kind_of(details.method), requests, context))
+
+
+def wait_for_end(context):
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait()
+
+
+def serve(kind, requests, context):
+    if kind == "Chat":
+        yield from requests
+        return
+    for _ in requests:
+        pass
+    if kind == "Missing":
+        context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
+    if kind == "Slow":
+        wait_for_end(context)
+        return
+    yield b"a" * (LARGE if kind == "Watch" else 5)
+    if kind == "Watch":
+        for _ in range(2):
+            time.sleep(0.01)
+            yield b"more"
+    elif kind == "Broken":
+        context.abort(grpc.StatusCode.INTERNAL, "broken")
+    elif kind == "Gone":
+        wait_for_end(context)
+
+
+def call(channel, number):
+    kind = KINDS[number % len(KINDS)]
+    method = f"/shop.Store/{kind}{number}"
+    sent = UP.get(kind, 1)
+    deadline = DEADLINE_S if kind == "Slow" else None
+    start_ns = time.time_ns()
+    received = 0
+    if kind in ("Unary", "Missing"):
+        future = channel.unary_unary(method).future(b"hello")
+        status = future.code()
+        received = int(status == grpc.StatusCode.OK)
+    elif kind == "Collect":
+        requests = iter([b"one", b"two", b"three"])
+        status = channel.stream_unary(method).future(requests).code()
+        received = int(status == grpc.StatusCode.OK)
+    elif kind == "Chat":
+        responses = channel.stream_stream(method)(iter([b"one", b"two", b"three"]))
+        received = sum(1 for _ in responses)
+        status = responses.code()
+    else:
+        responses = channel.unary_stream(method)(b"hello", timeout=deadline)
+        try:
+            for received in itertools.count(1):
+                next(responses)
+                if kind == "Gone":
+                    responses.cancel()
+        except (StopIteration, grpc.RpcError):
+            received -= 1
+        status = responses.code()
+    return {"method": method[1:], "status": status.name, "sent": sent, "received": received,
+            "start_ns": start_ns, "end_ns": time.time_ns()}
+
+
+def main():
+    if sys.argv[1] == "serve":
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=80))
+        server.add_generic_rpc_handlers([Store()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
+        server.wait_for_termination()
+    else:
+        port, count, parallel = map(int, sys.argv[2:])
+        print(json.dumps({"pid": os.getpid()}), flush=True)
+        sys.stdin.readline()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, \
+                futures.ThreadPoolExecutor(max_workers=parallel) as pool:
+            for result in pool.map(lambda number: call(channel, number), range(count)):
+                print(json.dumps(result), flush=True)
+
+
+main()
