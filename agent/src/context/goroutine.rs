@@ -12,11 +12,19 @@
 //! of the request. Go gives ids in batches of 16 to its processors: at each read the kernel side
 //! notes the ids that the reader's processor had left, and the highest allotted to any. A goroutine
 //! with one of those ids, or with a higher one, was started after that read.
+//!
+//! A goroutine that reads streams side by side works for none of them: gRPC's starts a handler for
+//! each before it reads on, so a handler belongs to the stream between whose read and the next it
+//! was started ([`streams`]).
 
-use std::collections::{BTreeMap, VecDeque};
+mod births;
+mod streams;
+
+use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
+use self::{births::Births, streams::Streams};
 use crate::event::{ConnectionId, ProcessId, Task, TaskIds};
 
 /// A request is written within this time of its call; a call noted longer ago was given up.
@@ -25,12 +33,6 @@ const CALL_NS: u64 = 1_000_000_000;
 /// Goroutines remembered of each process: parents of those seen, and those that belong to a
 /// request. The oldest are forgotten; what they start then belongs to nothing.
 const GOROUTINES: usize = 16_384;
-
-/// Batches of ids and allotments remembered of each process; each processor holds one batch.
-const BATCHES: usize = 512;
-
-/// Ids of a batch.
-const BATCH: u64 = 16;
 
 /// Generations from a goroutine up to the one that serves.
 const GENERATIONS: u32 = 8;
@@ -47,6 +49,8 @@ pub struct Goroutines<E> {
 struct Program<E> {
     /// Goroutines that read requests, until their connection ends.
     serving: FxHashMap<u64, Serving<E>>,
+    /// Those that read streams side by side.
+    readers: FxHashMap<u64, Streams<E>>,
     /// Other goroutines that belong to a request.
     bound: Recent<E>,
     parents: Recent<u64>,
@@ -84,6 +88,7 @@ impl<E> Default for Program<E> {
     fn default() -> Self {
         Self {
             serving: FxHashMap::default(),
+            readers: FxHashMap::default(),
             bound: Recent::default(),
             parents: Recent::default(),
             calls: FxHashMap::default(),
@@ -136,16 +141,40 @@ impl<E: Copy + PartialEq> Goroutines<E> {
         serving.open.push_back((exchange, time_ns));
     }
 
+    /// As [`Self::handle_request`], on a connection whose exchanges run side by side.
+    pub fn handle_stream(
+        &mut self,
+        process: ProcessId,
+        task: Task,
+        connection: ConnectionId,
+        exchange: E,
+        time_ns: u64,
+    ) {
+        if let Some(before) = self.servers.insert(connection, (process, task.id))
+            && before != (process, task.id)
+        {
+            self.forget_server(before, connection);
+        }
+        let program = self.programs.entry(process).or_default();
+        let streams = program
+            .readers
+            .entry(task.id)
+            .or_insert_with(|| Streams::new(connection));
+        streams.handle_head(connection, exchange, time_ns);
+    }
+
     /// The request was answered: nobody works for it any more.
     pub fn handle_answered(&mut self, connection: ConnectionId, exchange: E) {
         let Some((process, task)) = self.servers.get(&connection) else {
             return;
         };
-        let serving = self
-            .programs
-            .get_mut(process)
-            .and_then(|program| program.serving.get_mut(task));
-        if let Some(serving) = serving {
+        let Some(program) = self.programs.get_mut(process) else {
+            return;
+        };
+        if let Some(streams) = program.readers.get_mut(task) {
+            streams.handle_answered(exchange);
+        }
+        if let Some(serving) = program.serving.get_mut(task) {
             serving.open.retain(|(other, _)| *other != exchange);
             // A request that was read while another was served: what was started meanwhile is not
             // its work, and there is no read between.
@@ -158,7 +187,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
     /// A goroutine is about to send a request of `net/http`'s client.
     pub fn handle_call(&mut self, process: ProcessId, task: Task, descriptor: u32, time_ns: u64) {
         let program = self.programs.entry(process).or_default();
-        let caller = program.request_of(task, GENERATIONS);
+        let caller = program.request_of(task, time_ns, GENERATIONS);
         if task.parent != 0 {
             program.parents.insert(task.id, task.parent);
         }
@@ -194,12 +223,19 @@ impl<E: Copy + PartialEq> Goroutines<E> {
     }
 
     fn forget_server(&mut self, (process, task): (ProcessId, u64), connection: ConnectionId) {
-        if let Some(program) = self.programs.get_mut(&process)
-            && let Some(serving) = program.serving.get(&task)
+        let Some(program) = self.programs.get_mut(&process) else {
+            return;
+        };
+        if let Some(serving) = program.serving.get(&task)
             && serving.connection == connection
             && !serving.is_loop
         {
             program.serving.remove(&task);
+        }
+        if let Some(streams) = program.readers.get(&task)
+            && streams.is_of(connection)
+        {
+            program.readers.remove(&task);
         }
     }
 
@@ -210,6 +246,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
                 serving.open.clear();
                 serving.is_loop
             });
+            program.readers.clear();
             program.bound = Recent::default();
             program.calls.clear();
         }
@@ -227,7 +264,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
             && self
                 .programs
                 .values()
-                .all(|program| program.serving.is_empty())
+                .all(|program| program.serving.is_empty() && program.readers.is_empty())
     }
 }
 
@@ -242,8 +279,11 @@ impl<E: Copy> Serving<E> {
 }
 
 impl<E: Copy + PartialEq> Program<E> {
-    /// The request that a goroutine works for, or worked for: it belongs to one for ever.
-    fn request_of(&mut self, task: Task, generations: u32) -> Option<E> {
+    /// The request that a goroutine seen now works for, or worked for: it belongs to one for ever.
+    fn request_of(&mut self, task: Task, now_ns: u64, generations: u32) -> Option<E> {
+        if self.readers.contains_key(&task.id) {
+            return None;
+        }
         if let Some(serving) = self.serving.get(&task.id) {
             return serving.current();
         }
@@ -253,7 +293,11 @@ impl<E: Copy + PartialEq> Program<E> {
         if task.parent == 0 || generations == 0 {
             return None;
         }
-        let found = if let Some(serving) = self.serving.get(&task.parent) {
+        let found = if let Some(streams) = self.readers.get(&task.parent) {
+            let after_ns = self.births.after(task.id)?;
+            let before_ns = self.births.before(task.id).unwrap_or(now_ns);
+            streams.begun_between(after_ns, before_ns)
+        } else if let Some(serving) = self.serving.get(&task.parent) {
             let (exchange, since_ns) = serving.front()?;
             let born_ns = self.births.after(task.id)?;
             (born_ns >= since_ns).then_some(exchange)
@@ -262,7 +306,7 @@ impl<E: Copy + PartialEq> Program<E> {
                 id: task.parent,
                 parent: self.parents.get(task.parent).unwrap_or(0),
             };
-            self.request_of(parent, generations - 1)
+            self.request_of(parent, now_ns, generations - 1)
         }?;
         self.bound.insert(task.id, found);
         Some(found)
@@ -300,49 +344,6 @@ impl<V: Copy> Recent<V> {
         {
             self.values.remove(&oldest);
         }
-    }
-}
-
-/// When goroutine ids were still to be given.
-#[derive(Debug, Default)]
-struct Births {
-    /// By the end of a batch: when each of its ids was last seen to be the next one.
-    batches: BTreeMap<u64, [u64; BATCH as usize]>,
-    /// When each highest allotted id was last seen.
-    allotted: BTreeMap<u64, u64>,
-}
-
-impl Births {
-    fn observe(&mut self, ids: TaskIds, time_ns: u64) {
-        let left = u64::from(ids.left);
-        if (1..=BATCH).contains(&left)
-            && let Some(end) = ids.next.checked_add(left)
-        {
-            let batch = self.batches.entry(end).or_default();
-            if let Some(seen) = batch.get_mut((BATCH - left) as usize) {
-                *seen = time_ns.max(*seen);
-            }
-        }
-        if ids.allotted != 0 {
-            let seen = self.allotted.entry(ids.allotted).or_default();
-            *seen = time_ns.max(*seen);
-        }
-        while self.batches.len() > BATCHES {
-            self.batches.pop_first();
-        }
-        while self.allotted.len() > BATCHES {
-            self.allotted.pop_first();
-        }
-    }
-
-    /// The latest time known at which the goroutine did not exist yet.
-    fn after(&self, id: u64) -> Option<u64> {
-        let in_batch = self.batches.range(id + 1..).next().and_then(|(end, seen)| {
-            let place = id.checked_sub(end.saturating_sub(BATCH))?;
-            seen.iter().take(place as usize + 1).max().copied()
-        });
-        let unallotted = self.allotted.range(..id).next_back().map(|(_, seen)| *seen);
-        in_batch.max(unallotted).filter(|seen| *seen != 0)
     }
 }
 

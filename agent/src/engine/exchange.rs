@@ -405,7 +405,13 @@ impl Exchanges {
             && let Some(task) = origin.task
             && let Some(open) = self.open.get(&(connection.id, exchange))
         {
-            self.goroutines.handle_request(
+            let note = if connection.multiplexed {
+                Goroutines::handle_stream
+            } else {
+                Goroutines::handle_request
+            };
+            note(
+                &mut self.goroutines,
                 origin.unit.process,
                 task,
                 connection.id,
