@@ -45,6 +45,10 @@ pub(crate) fn run() -> Result<()> {
     let mut settings = vec![
         ("AGENT_BIN", agent.display().to_string()),
         ("OTLP_RECEIVER_PYTHON", python.display().to_string()),
+        (
+            "TEST_NODE_MODULES",
+            setup::node_modules()?.display().to_string(),
+        ),
         // Tests on the running kernel load the machine; one after the other they are judged alone.
         ("RUST_TEST_THREADS", "1".to_owned()),
     ];

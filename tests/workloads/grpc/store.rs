@@ -2,6 +2,8 @@
 //! server's HTTP/2 is hyper's, as in tonic's own transport.
 #![forbid(unsafe_code)]
 
+mod plain;
+
 use std::{
     convert::Infallible,
     env,
@@ -18,12 +20,12 @@ use std::{
 use anyhow::{Result, bail};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use plain::Plain;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc, time::sleep};
 use tonic::{
     Code, Request, Response, Status, Streaming,
     client::Grpc as Client,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     codegen::{
         BoxFuture, Bytes, Context as TaskContext, Poll, Service,
         http::{self, uri::PathAndQuery},
@@ -32,7 +34,6 @@ use tonic::{
     server::Grpc as Server,
     transport::{Channel, Endpoint},
 };
-use bytes::{Buf as _, BufMut as _};
 
 const KINDS: [&str; 8] = [
     "Unary", "Collect", "Watch", "Chat", "Missing", "Broken", "Slow", "Gone",
@@ -40,44 +41,6 @@ const KINDS: [&str; 8] = [
 const LARGE: usize = 20_000;
 const DEADLINE: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// Passes bytes on as they are.
-#[derive(Clone, Copy, Default)]
-struct Plain;
-
-impl Codec for Plain {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
-}
 
 type Answers = ReceiverStream<Result<Bytes, Status>>;
 

@@ -9,6 +9,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -16,7 +17,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::judge::Request;
+use serde::Deserialize;
+
+use super::{judge::Request, runtime};
+use crate::{setup, steps::capture};
 
 /// From a connection to its first byte, and between two pieces of a request: a short round trip.
 const ROUND_TRIP: Duration = Duration::from_millis(1);
@@ -40,6 +44,37 @@ pub(super) fn run(port: u16, clients: u32, count: u32) -> Result<Vec<Request>> {
         }
         Ok(requests)
     })
+}
+
+/// As [`run`], by gRPC: `tests/fidelity/grpc_load.py`, whose clients share one connection.
+pub(super) fn run_grpc(port: u16, clients: u32, count: u32) -> Result<Vec<Request>> {
+    let mut command = Command::new(setup::python()?);
+    command.arg(runtime::source("grpc_load.py"));
+    command.args([port.into(), clients, count].map(|number: u32| number.to_string()));
+    let answers = capture(&mut command)?;
+    let answers = answers.lines().map(|line| {
+        let answer: GrpcAnswer = serde_json::from_str(line)
+            .with_context(|| format!("not an answer as the load prints it: {line}"))?;
+        let case = answer.case;
+        let path = answer.body.strip_prefix("/fidelity").unwrap_or(&answer.body);
+        ensure!(
+            path == format!("/case/{case}"),
+            "case {case} was answered with {path}"
+        );
+        Ok(Request {
+            case,
+            duration_ns: answer.duration_ns,
+        })
+    });
+    answers.collect()
+}
+
+#[derive(Deserialize)]
+struct GrpcAnswer {
+    case: u32,
+    duration_ns: u64,
+    /// The method that the back was asked for, or its path.
+    body: String,
 }
 
 fn client(port: u16, count: u32, next: &AtomicU32) -> Result<Vec<Request>> {

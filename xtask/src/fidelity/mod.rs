@@ -25,7 +25,7 @@ use judge::{Cell, Role, Span, Subject};
 use receiver::Receiver;
 use report::Results;
 pub(crate) use report::{TABLE, table};
-use runtime::{BackgroundJob, Place, Programs, RUNTIMES, Runtime};
+use runtime::{BackgroundJob, Place, Programs, RUNTIMES, Runtime, Speaks};
 use serde::Deserialize;
 
 use crate::{
@@ -159,7 +159,7 @@ fn run_cell(runtime: &Runtime, clients: u32, requests: u32, agent: &Path) -> Res
     fs::create_dir_all(&directory)?;
     let [port, back_port] = child::free_ports()?;
     let mut receiver = Receiver::start(&setup::python()?, &directory)?;
-    let back = runtime::start_back(&directory, back_port)?;
+    let back = runtime.start_back(&directory, back_port)?;
     let place = Place {
         directory: &directory,
         port,
@@ -187,8 +187,11 @@ fn run_cell(runtime: &Runtime, clients: u32, requests: u32, agent: &Path) -> Res
         &selection.map(str::to_owned),
         &environment,
     )?;
-    let answered = load::run(port, clients, requests)
-        .with_context(|| format!("the front said: {}", front.said()))?;
+    let answered = match runtime.speaks {
+        Speaks::Http1 => load::run(port, clients, requests),
+        Speaks::Grpc => load::run_grpc(port, clients, requests),
+    };
+    let answered = answered.with_context(|| format!("the front said: {}", front.said()))?;
     // What is missing after the deadline is for the judge.
     receiver.wait_until(SPANS_DEADLINE, |spans| {
         is_complete(spans, requests, runtime.background)

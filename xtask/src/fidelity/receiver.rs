@@ -141,7 +141,8 @@ impl Received {
     /// `None` for a span that belongs to no case and no background call.
     fn into_span(self) -> Option<Span> {
         let text = |key: &str| self.attributes.get(key).and_then(Value::as_str);
-        let path = text("url.path").or_else(|| text("url.full"))?;
+        let keys = ["url.path", "url.full", "rpc.method"];
+        let path = keys.into_iter().find_map(text)?;
         let role = match (self.kind.as_str(), self.service.as_str()) {
             ("CLIENT", _) => Role::FrontClient,
             ("SERVER", BACK) => Role::BackServer,

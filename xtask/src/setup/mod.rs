@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+pub(crate) use packages::GO_PACKAGES;
 
 use crate::{steps, toolchain};
 
@@ -62,6 +63,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     }
     if purpose >= Purpose::Test {
         packages::ensure_python(&cache, &packages::TESTS)?;
+        packages::ensure_node(&cache)?;
         packages::ensure_guest_programs();
     }
     if purpose >= Purpose::Fidelity {
@@ -73,6 +75,21 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
 /// The interpreter that has the tests' Python packages.
 pub(crate) fn python() -> Result<PathBuf> {
     Ok(packages::TESTS.interpreter(&cache_directory()?))
+}
+
+/// The Go compiler that the tests' Python packages bring: a Debian release has a Go of its year.
+pub(crate) fn go() -> Result<PathBuf> {
+    Ok(python()?.with_file_name("go"))
+}
+
+/// As [`go`], of the services.
+pub(crate) fn fidelity_go() -> Result<PathBuf> {
+    Ok(fidelity_python()?.with_file_name("go"))
+}
+
+/// What tests give Node as `NODE_PATH`.
+pub(crate) fn node_modules() -> Result<PathBuf> {
+    Ok(cache_directory()?.join("node/node_modules"))
 }
 
 /// The interpreter that has the packages of the services; other programs they bring are beside it.

@@ -1,4 +1,4 @@
-//! Programs and Python packages that tests, bench and demo run. The agent itself needs none.
+//! Programs and packages of Python, Node and Go that tests, bench and demo run. The agent itself needs none.
 
 use std::{
     fs,
@@ -15,12 +15,13 @@ use crate::{
 };
 
 /// A program, the Debian package that brings it, and who runs it.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("nginx", "nginx-light"), // tests, bench, demo
     ("wrk", "wrk"),           // tests, bench
     ("curl", "curl"),         // tests, demo
     ("ip", "iproute2"),       // tests: network namespaces
     ("node", "nodejs"),       // tests, demo
+    ("npm", "npm"),           // tests: packages of Node
     ("python3", "python3"),   // tests, demo
     ("openssl", "openssl"),   // tests: certificates
     ("bpftool", "bpftool"),   // tests: what is left in the kernel
@@ -41,8 +42,17 @@ const RUNTIMES: [(&str, &str); 4] = [
     ("puma", "puma"),
 ];
 
+/// Where Debian puts the sources of Go packages.
+pub(crate) const GO_PACKAGES: &str = "/usr/share/gocode";
+
+/// Of Debian, for programs of the tests that need more than Go's standard library, and what each
+/// brings below [`GO_PACKAGES`].
+const GO_SOURCES: [(&str, &str); 1] =
+    [("src/google.golang.org/grpc", "golang-google-grpc-dev")];
+
 /// As [`PROGRAMS`], of bench alone.
-const BENCH_PROGRAMS: [(&str, &str); 2] = [
+const BENCH_PROGRAMS: [(&str, &str); 3] = [
+    ("h2load", "nghttp2-client"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
 ];
@@ -89,6 +99,12 @@ pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
     let has_webrick = || capture(Command::new("ruby").args(["-e", "require 'webrick'"])).is_ok();
     if purpose >= Purpose::Fidelity && !has_webrick() {
         missing.push("ruby-webrick");
+    }
+    if purpose >= Purpose::Test {
+        let absent = GO_SOURCES
+            .iter()
+            .filter(|(path, _)| !Path::new(GO_PACKAGES).join(path).is_dir());
+        missing.extend(absent.map(|(_, package)| package));
     }
     missing.dedup();
     if missing.is_empty() {
@@ -201,4 +217,31 @@ pub(super) fn ensure_python(cache: &Cache, wanted: &PythonEnvironment) -> Result
     }
     capture(&mut pip)?;
     fs::write(&installed, listed).context("cannot note what was installed")
+}
+
+/// What Node needs beside itself, in a directory of its own.
+pub(super) fn ensure_node(cache: &Cache) -> Result<()> {
+    let list = steps::workspace().join("tests/workloads/grpc/package.json");
+    let wanted =
+        fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+    let environment = cache.path.join("node");
+    // Written last, so it says that everything before it was finished.
+    let installed = environment.join("installed");
+    if fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
+        say("packages of Node are ready");
+        return Ok(());
+    }
+    say(&format!(
+        "installs packages of Node with npm into {}",
+        environment.display()
+    ));
+    steps::remove_directory(&environment)?;
+    fs::create_dir_all(&environment)?;
+    fs::copy(&list, environment.join("package.json"))?;
+    let mut npm = Command::new("npm");
+    // No program of a package runs when it is installed.
+    npm.args(["install", "--silent", "--no-audit", "--no-fund"]);
+    npm.args(["--ignore-scripts", "--prefix"]).arg(&environment);
+    capture(&mut npm)?;
+    fs::write(&installed, wanted).context("cannot note what was installed")
 }
