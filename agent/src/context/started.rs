@@ -88,6 +88,20 @@ impl<E: Copy + PartialEq> Starts<E> {
     /// A thread made a call. Returns the request that it belongs to if who made it ends in time.
     pub fn handle_call(&mut self, unit: Unit, call: E, start_ns: u64) -> Option<E> {
         let child = self.of(unit)?;
+        self.note_call(child, call, start_ns)
+    }
+
+    /// As [`Self::handle_call`], by whichever thread of a process.
+    pub fn handle_call_of_process(
+        &mut self,
+        process: ProcessId,
+        call: E,
+        start_ns: u64,
+    ) -> Option<E> {
+        self.note_call(Child::Process(process), call, start_ns)
+    }
+
+    fn note_call(&mut self, child: Child, call: E, start_ns: u64) -> Option<E> {
         let started = self.children.get_mut(&child)?;
         if started.is_over || started.calls.len() >= CALLS {
             return None;

@@ -150,6 +150,8 @@ impl Exchanges {
                 let unit = origin.map_or(connection.unit, |origin| origin.unit);
                 let wire = origin.and_then(|origin| wire_key(connection, origin, position));
                 let caller = match connection.kind {
+                    // Whoever writes there writes for others too.
+                    Kind::Client if connection.multiplexed => None,
                     Kind::Client => {
                         let usage = if connection.complete && position == 0 {
                             Use::First
@@ -203,6 +205,13 @@ impl Exchanges {
                     }
                     Kind::Client if discipline == Discipline::Loop => {
                         self.latest.insert(connection.id, node);
+                    }
+                    Kind::Client if connection.multiplexed => {
+                        let process = unit.process;
+                        let supposed = self.starts.handle_call_of_process(process, node, time_ns);
+                        if supposed.is_some() {
+                            stitcher.handle_undecided(node, supposed);
+                        }
                     }
                     Kind::Client => {
                         if caller.is_none() && !is_goroutine {

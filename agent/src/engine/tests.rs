@@ -332,16 +332,21 @@ fn nothing_is_left_behind() {
 }
 
 /// Scenario: a blocking thread reads a request and calls out before it answers. Guarantee: the call
-/// is the request's child over HTTP/1, and nobody's over HTTP/2, where the thread may have been
-/// reading for any stream.
+/// is the request's child where both are HTTP/1, and nobody's where either is HTTP/2: the thread may
+/// have been reading, or writing, for any stream.
 #[test]
-fn a_thread_that_reads_streams_proves_nothing() {
+fn a_thread_that_moves_streams_proves_nothing() {
     let head = b"\0\0\x03\x01\x05\0\0\0\x01\x82\x86\x84";
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let streams = [&preface[..], head].concat();
-    let answer = b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x88";
-    let cases = [(REQUEST, RESPONSE, true), (&streams, answer, false)];
-    for (request, answer, is_child) in cases {
+    let stream_answer = &b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x88"[..];
+    let plain = (REQUEST, RESPONSE);
+    let stream = (&streams[..], stream_answer);
+    for (served, called, is_child) in [
+        (plain, plain, true),
+        (stream, plain, false),
+        (plain, stream, false),
+    ] {
         let mut engine = engine();
         let call = |record| Record {
             port: 5_000,
@@ -349,15 +354,15 @@ fn a_thread_that_reads_streams_proves_nothing() {
             ..record
         };
         let records = [
-            Record::inbound(7, request, 10),
-            call(Record::outbound(8, REQUEST, 20)),
+            Record::inbound(7, served.0, 10),
+            call(Record::outbound(8, called.0, 20)),
             call(Record {
-                other: REQUEST.len() as u64,
-                ..Record::inbound(8, RESPONSE, 30)
+                other: called.0.len() as u64,
+                ..Record::inbound(8, called.1, 30)
             }),
             Record {
-                other: request.len() as u64,
-                ..Record::outbound(7, answer, 40)
+                other: served.0.len() as u64,
+                ..Record::outbound(7, served.1, 40)
             },
         ];
         feed(&mut engine, &records.map(Record::written));
