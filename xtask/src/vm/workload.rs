@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     child::{self, Running},
-    steps::capture,
+    steps::{self, capture},
 };
 
 /// Guests are up to 50 times slower in what these programs do; natively they start in 0.2 s.
@@ -40,6 +40,7 @@ http {
         listen 127.0.0.1:@PORT@;
         listen [::1]:@PORT@;
         listen unix:@DIR@/nginx.socket;
+        listen 127.0.0.1:@HTTP2@ http2;
         location /files { alias @DIR@/files; sendfile on; }
         location / { default_type text/plain; return 200 'hello\\n'; }
         location /proxied { proxy_pass http://127.0.0.1:@PYTHON@; }
@@ -54,6 +55,7 @@ const CURL: Hop = ("client", "curl");
 const PYTHON: Hop = ("server", "python");
 const NGINX_IN: Hop = ("server", "nginx");
 const NGINX_OUT: Hop = ("client", "nginx");
+const NODE: Hop = ("server", "node");
 
 /// A request with a path of its own, and the spans it must leave, each the parent of the next.
 pub(super) struct Exchange {
@@ -71,6 +73,9 @@ enum Via {
     Python,
     Nginx,
     NginxByIpv6,
+    NginxByHttp2,
+    /// A method of the server by Node; the path is the method's.
+    Grpc,
     NginxByUnixSocket,
     /// The last of [`SHORT`] connections, one after the other: each may get the address of the
     /// one before.
@@ -86,7 +91,7 @@ const SHORT: u32 = 20;
 /// What is asked for on a connection that sent a file before.
 const NEXT: &str = "/next";
 
-pub(super) const EXCHANGES: [Exchange; 9] = [
+pub(super) const EXCHANGES: [Exchange; 11] = [
     Exchange {
         name: "IPv4",
         path: "/plain",
@@ -118,6 +123,22 @@ pub(super) const EXCHANGES: [Exchange; 9] = [
         status: 200,
         via: Via::NginxByIpv6,
         hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "HTTP/2",
+        path: "/two",
+        method: "GET",
+        status: 200,
+        via: Via::NginxByHttp2,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
+        name: "gRPC",
+        path: "/test.Store/Find",
+        method: "POST",
+        status: 200,
+        via: Via::Grpc,
+        hops: &[CURL, NODE],
     },
     Exchange {
         name: "unix socket",
@@ -165,14 +186,19 @@ pub(super) const EXCHANGES: [Exchange; 9] = [
 pub(super) struct Workload {
     port: u16,
     python_port: u16,
+    http2_port: u16,
+    grpc_port: u16,
+    /// A call's message, as it stands on the wire.
+    message: String,
     socket: String,
     _nginx: Running,
     _python: Running,
+    _node: Running,
 }
 
 impl Workload {
     pub(super) fn start(directory: &Path, interpreter: &Path) -> Result<Self> {
-        let [port, python_port] = child::free_ports()?;
+        let [port, python_port, http2_port] = child::free_ports()?;
         let files = directory.join("files");
         fs::create_dir_all(&files)?;
         for name in ["plain", "proxied"] {
@@ -188,17 +214,25 @@ impl Workload {
         let text = NGINX
             .replace("@DIR@", &directory.display().to_string())
             .replace("@PYTHON@", &python_port.to_string())
+            .replace("@HTTP2@", &http2_port.to_string())
             .replace("@PORT@", &port.to_string());
         let mut nginx = Running::start_nginx(directory, &text)?;
         wait_for_port(&mut nginx, port)?;
         wait_for_port(&mut python, python_port)?;
+        let (node, grpc_port) = start_node(directory)?;
+        let message = directory.join("message");
+        fs::write(&message, b"\0\0\0\0\x03\x0a\x01a")?;
         let socket = directory.join("nginx.socket").display().to_string();
         Ok(Self {
             port,
             python_port,
+            http2_port,
+            grpc_port,
+            message: format!("@{}", message.display()),
             socket,
             _nginx: nginx,
             _python: python,
+            _node: node,
         })
     }
 
@@ -213,7 +247,15 @@ impl Workload {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--globoff", "--max-time", "60"]);
         curl.args(["--output", "/dev/null", "--write-out", "%{http_code}"]);
-        if exchange.method == "POST" {
+        if matches!(exchange.via, Via::NginxByHttp2 | Via::Grpc) {
+            curl.arg("--http2-prior-knowledge");
+        }
+        if matches!(exchange.via, Via::Grpc) {
+            for header in ["Content-Type: application/grpc", "TE: trailers"] {
+                curl.args(["--header", header]);
+            }
+            curl.args(["--data-binary", &self.message]);
+        } else if exchange.method == "POST" {
             curl.args(["--data", "a=1"]);
         }
         let host = match exchange.via {
@@ -221,6 +263,8 @@ impl Workload {
             Via::SameConnection => return Ok(()),
             Via::Nginx | Via::NginxTwice => format!("127.0.0.1:{}", self.port),
             Via::NginxByIpv6 => format!("[::1]:{}", self.port),
+            Via::NginxByHttp2 => format!("127.0.0.1:{}", self.http2_port),
+            Via::Grpc => format!("127.0.0.1:{}", self.grpc_port),
             Via::NginxByUnixSocket | Via::NginxByShortUnixSockets => {
                 curl.args(["--unix-socket", &self.socket]);
                 "localhost".to_owned()
@@ -249,6 +293,20 @@ impl Workload {
         );
         Ok(())
     }
+}
+
+/// A server of gRPC by Node's own library, and the port that it says it listens on.
+fn start_node(directory: &Path) -> Result<(Running, u16)> {
+    let script = steps::workspace().join("tests/workloads/http2.js");
+    let mut node = Running::start("node", directory, Command::new("node").arg(script))?;
+    let output = node.stdout.clone();
+    let port = || {
+        let said: Value = serde_json::from_str(&fs::read_to_string(&output).ok()?).ok()?;
+        u16::try_from(said["port"].as_u64()?).ok()
+    };
+    node.wait_until("port", START, || port().is_some())?;
+    let port = port().context("the port was there")?;
+    Ok((node, port))
 }
 
 /// A connection that is yet to say what it wants.
@@ -325,11 +383,18 @@ impl Exchange {
     }
 
     fn is_about(&self, span: &Value) -> bool {
-        let url = text(span, &["attributes", "url.full"]);
-        text(span, &["attributes", "url.path"]) == self.path || url.ends_with(self.path)
+        let attribute = |key| text(span, &["attributes", key]);
+        attribute("url.path") == self.path
+            || attribute("url.full").ends_with(self.path)
+            || self.path.strip_prefix('/') == Some(attribute("rpc.method"))
     }
 
     fn wrong_content(&self, (kind, program): Hop, span: &Value) -> Option<String> {
+        if matches!(self.via, Via::Grpc) {
+            let status = text(span, &["attributes", "rpc.response.status_code"]);
+            return (status != "OK")
+                .then(|| format!("{kind} span of {program} says status {status:?}"));
+        }
         let method = text(span, &["attributes", "http.request.method"]);
         let status = span["attributes"]["http.response.status_code"].as_u64();
         if method != self.method {
