@@ -1,6 +1,6 @@
 //! The load generators, and what they report.
 
-use std::process::Command;
+use std::{fs, io::ErrorKind, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
@@ -27,6 +27,32 @@ pub(super) fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Load> {
         url,
     ]))?;
     read_wrk(&report).with_context(|| format!("cannot read what wrk reports:\n{report}"))
+}
+
+/// Streams of each connection that h2load has open at one time.
+const STREAMS: u32 = 10;
+
+/// h2load for so many seconds on kept connections; `log` is a file of its own.
+pub(super) fn h2load(url: &str, connections: u32, seconds: u32, log: &Path) -> Result<Load> {
+    // It adds to a log that is there.
+    match fs::remove_file(log) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", log.display()));
+        }
+        _ => {}
+    }
+    let report = capture(
+        Command::new("h2load")
+            .args([
+                &format!("--clients={connections}"),
+                &format!("--max-concurrent-streams={STREAMS}"),
+                &format!("--duration={seconds}"),
+            ])
+            .arg(format!("--log-file={}", log.display()))
+            .arg(url),
+    )?;
+    let log = fs::read_to_string(log).context("h2load wrote no log")?;
+    read_h2load(&report, &log).with_context(|| format!("cannot read what h2load reports:\n{report}"))
 }
 
 /// redis-benchmark with so many requests, each sent when the one before was answered.
@@ -67,6 +93,32 @@ fn read_wrk(report: &str) -> Option<Load> {
         rate: after("Requests/sec:")?.parse().ok()?,
         p50_us: microseconds(after("50%")?)?,
         p99_us: microseconds(after("99%")?)?,
+    })
+}
+
+/// The report has no percentiles; the log has a line for each answer: its start, its status and
+/// what it took in microseconds. Requests that are open when the time is over fail, and are none.
+fn read_h2load(report: &str, log: &str) -> Option<Load> {
+    let after = |prefix: &str| report.lines().find_map(|line| line.strip_prefix(prefix));
+    let rate = after("finished in ")?.split(", ").nth(1)?;
+    let requests = after("requests: ")?
+        .split(", ")
+        .find_map(|part| part.strip_suffix(" succeeded"))?;
+    let mut took_us = Vec::new();
+    for line in log.lines() {
+        let mut columns = line.split('\t').skip(1);
+        if columns.next()? != "200" {
+            return None;
+        }
+        took_us.push(columns.next()?.parse::<f64>().ok()?);
+    }
+    took_us.sort_unstable_by(f64::total_cmp);
+    let percentile = |percent| took_us.get(took_us.len() * percent / 100).copied();
+    Some(Load {
+        requests: requests.parse().ok()?,
+        rate: rate.strip_suffix(" req/s")?.parse().ok()?,
+        p50_us: percentile(50)?,
+        p99_us: percentile(99)?,
     })
 }
 
@@ -126,6 +178,12 @@ Requests/sec:    905.85
 Transfer/sec:     23.68MB
 ";
 
+    /// As h2load 1.52.0 wrote it, without what it says before.
+    const H2LOAD: &str = "\nfinished in 1.00s, 47470.00 req/s, 3.85MB/s
+requests: 47470 total, 47510 started, 47470 done, 47470 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 47470 2xx, 0 3xx, 0 4xx, 0 5xx
+";
+
     /// As redis-benchmark 7.0.15 wrote it.
     const REDIS: &str =
         "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\
@@ -145,6 +203,22 @@ Transfer/sec:     23.68MB
         assert_eq!(read_wrk(WRK), Some(load));
         let failed = format!("{WRK}  Non-2xx or 3xx responses: 1042\n");
         assert_eq!(read_wrk(&failed), None, "answers that are errors");
+    }
+
+    /// Rates from the report, times from the log; an answer that is an error is no measurement.
+    #[test]
+    fn h2load_is_read() {
+        let log = "1795286552861260\t200\t300\n1795286552861261\t200\t100\n1\t200\t200\n";
+        let load = Load {
+            requests: 47_470,
+            rate: 47_470.0,
+            p50_us: 200.0,
+            p99_us: 300.0,
+        };
+        assert_eq!(read_h2load(H2LOAD, log), Some(load));
+        let failed = log.replace("\t200\t300", "\t502\t300");
+        assert_eq!(read_h2load(H2LOAD, &failed), None);
+        assert_eq!(read_h2load("no report", log), None);
     }
 
     /// Columns are found by name, whatever warnings stand before them.

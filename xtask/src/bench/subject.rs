@@ -1,6 +1,11 @@
 //! The programs that are traced, and the load on each.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -14,6 +19,8 @@ use crate::{
 pub(super) enum Subject {
     /// One worker and a small static reply, asked by wrk.
     Nginx,
+    /// As `nginx`, by HTTP/2 in clear text: ten streams at a time on each connection, by h2load.
+    Http2,
     /// A blocking thread for each connection, in Python's http.server, asked by wrk.
     Python,
     /// One request at a time on each connection, by redis-benchmark.
@@ -21,11 +28,12 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Python, Self::Redis];
+    pub(super) const ALL: [Self; 4] = [Self::Nginx, Self::Http2, Self::Python, Self::Redis];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
+            Self::Http2 => "nginx, HTTP/2",
             Self::Python => "Python",
             Self::Redis => "Redis",
         }
@@ -34,7 +42,7 @@ impl Subject {
     /// Whether the agent knows the protocol, so that each request becomes a span.
     pub(super) const fn is_understood(self) -> bool {
         match self {
-            Self::Nginx | Self::Python => true,
+            Self::Nginx | Self::Http2 | Self::Python => true,
             Self::Redis => false,
         }
     }
@@ -42,7 +50,8 @@ impl Subject {
     pub(super) fn start(self, directory: &Path, connections: u32) -> Result<Served> {
         let [port] = child::free_ports()?;
         let (program, port) = match self {
-            Self::Nginx => (start_nginx(directory, port)?, port),
+            Self::Nginx => (start_nginx(directory, port, "")?, port),
+            Self::Http2 => (start_nginx(directory, port, "http2")?, port),
             Self::Python => start_python(directory)?,
             Self::Redis => (start_redis(directory, port)?, port),
         };
@@ -51,6 +60,7 @@ impl Subject {
             program,
             port,
             connections,
+            log: directory.join("h2load.log"),
             rate: FIRST_RATE,
         };
         served.program.wait_for_port(port)?;
@@ -69,6 +79,8 @@ pub(super) struct Served {
     pub(super) program: Running,
     port: u16,
     connections: u32,
+    /// Where h2load writes what each request took.
+    log: PathBuf,
     /// Requests per second: redis-benchmark takes a number of requests and not a time.
     rate: f64,
 }
@@ -79,6 +91,7 @@ impl Served {
         let url = |path: &str| format!("http://127.0.0.1:{}{path}", self.port);
         match self.subject {
             Subject::Nginx => load::wrk(&url("/"), self.connections, seconds),
+            Subject::Http2 => load::h2load(&url("/"), self.connections, seconds, &self.log),
             Subject::Python => load::wrk(&url("/hello"), self.connections, seconds),
             Subject::Redis => {
                 let requests = self.rate * f64::from(seconds);
@@ -109,13 +122,14 @@ http {
     scgi_temp_path @DIR@/scgi;
     keepalive_requests 1000000000;
     server {
-        listen 127.0.0.1:@PORT@;
+        listen 127.0.0.1:@PORT@ @PROTOCOL@;
         location / { default_type text/plain; return 200 'hello\\n'; }
     }
 }
 ";
 
-fn start_nginx(directory: &Path, port: u16) -> Result<Running> {
+/// `protocol` is an option of nginx's `listen`.
+fn start_nginx(directory: &Path, port: u16, protocol: &str) -> Result<Running> {
     // Workers of a root nginx would otherwise become a user who may not enter the directory.
     let user = if Privilege::detect() == Privilege::Root {
         "user root;"
@@ -125,7 +139,8 @@ fn start_nginx(directory: &Path, port: u16) -> Result<Running> {
     let text = NGINX
         .replace("@USER@", user)
         .replace("@DIR@", &directory.display().to_string())
-        .replace("@PORT@", &port.to_string());
+        .replace("@PORT@", &port.to_string())
+        .replace("@PROTOCOL@", protocol);
     Running::start_nginx(directory, &text)
 }
 
