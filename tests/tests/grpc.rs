@@ -131,7 +131,9 @@ fn assert_server(call: &Call, span: &Span) {
         return;
     }
     assert_eq!(span.text("rpc.response.status_code"), Some(&*call.status));
-    let error = SERVER_ERRORS.contains(&&*call.status).then_some(&*call.status);
+    let error = SERVER_ERRORS
+        .contains(&&*call.status)
+        .then_some(&*call.status);
     assert_eq!(span.text("error.type"), error, "{span:#?}");
     assert_messages(call, span);
 }
@@ -139,7 +141,11 @@ fn assert_server(call: &Call, span: &Span) {
 fn assert_messages(call: &Call, span: &Span) {
     let sent = span.number("ebpf_agent.rpc.request.messages");
     let received = span.number("ebpf_agent.rpc.response.messages");
-    let down = if call.kind() == "Broken" { 1 } else { call.received };
+    let down = if call.kind() == "Broken" {
+        1
+    } else {
+        call.received
+    };
     assert_eq!((sent, received), (Some(call.sent), Some(down)), "{span:#?}");
 }
 

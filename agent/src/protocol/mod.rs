@@ -13,6 +13,8 @@ pub mod http1;
 pub mod http2;
 pub mod reader;
 mod semantics;
+#[cfg(test)]
+mod vectors;
 
 use std::net::IpAddr;
 

@@ -176,7 +176,9 @@ impl Caller {
         assert!(status.success(), "{status}: {}", self.process.stderr());
         let lines = self.process.lines().into_iter().skip(1);
         lines
-            .map(|line| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .map(|line| {
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
             .collect()
     }
 }

@@ -194,7 +194,11 @@ async fn worker(channel: Channel, count: usize, next: Arc<AtomicUsize>) -> Resul
             received: 0,
             status: status.code(),
         });
-        let sent = if matches!(kind, "Collect" | "Chat") { 3 } else { 1 };
+        let sent = if matches!(kind, "Collect" | "Chat") {
+            3
+        } else {
+            1
+        };
         say(&json!({
             "method": method, "status": name(made.status), "sent": sent,
             "received": made.received, "start_ns": start_ns, "end_ns": now_ns()?,

@@ -52,7 +52,8 @@ pub(super) fn h2load(url: &str, connections: u32, seconds: u32, log: &Path) -> R
             .arg(url),
     )?;
     let log = fs::read_to_string(log).context("h2load wrote no log")?;
-    read_h2load(&report, &log).with_context(|| format!("cannot read what h2load reports:\n{report}"))
+    read_h2load(&report, &log)
+        .with_context(|| format!("cannot read what h2load reports:\n{report}"))
 }
 
 /// redis-benchmark with so many requests, each sent when the one before was answered.

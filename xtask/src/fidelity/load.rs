@@ -56,7 +56,10 @@ pub(super) fn run_grpc(port: u16, clients: u32, count: u32) -> Result<Vec<Reques
         let answer: GrpcAnswer = serde_json::from_str(line)
             .with_context(|| format!("not an answer as the load prints it: {line}"))?;
         let case = answer.case;
-        let path = answer.body.strip_prefix("/fidelity").unwrap_or(&answer.body);
+        let path = answer
+            .body
+            .strip_prefix("/fidelity")
+            .unwrap_or(&answer.body);
         ensure!(
             path == format!("/case/{case}"),
             "case {case} was answered with {path}"

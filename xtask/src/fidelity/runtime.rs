@@ -323,7 +323,6 @@ pub(super) struct Place<'a> {
     pub(super) back_port: u16,
 }
 
-
 fn start(name: &str, directory: &Path, command: &mut Command, port: u16) -> Result<Running> {
     let mut running = Running::start(name, directory, command)?;
     running.wait_for_port_within(port, START)?;
@@ -400,7 +399,10 @@ fn go(place: &Place) -> Result<Command> {
 
 /// With the packages of the system.
 fn grpc_go(place: &Place) -> Result<Command> {
-    let environment = [("GO111MODULE", "off".into()), ("GOPATH", setup::GO_PACKAGES.into())];
+    let environment = [
+        ("GO111MODULE", "off".into()),
+        ("GOPATH", setup::GO_PACKAGES.into()),
+    ];
     built_by_go(place, &setup::go()?, "grpc_go/front.go", &environment)
 }
 
@@ -466,8 +468,8 @@ fn grpcio_version() -> Result<String> {
 
 fn grpc_js_version() -> Result<String> {
     let file = setup::node_modules()?.join("@grpc/grpc-js/package.json");
-    let text = fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let package: serde_json::Value = serde_json::from_str(&text)?;
     let version = package["version"].as_str().unwrap_or_default();
     Ok(format!("grpc-js {version}"))
@@ -476,8 +478,8 @@ fn grpc_js_version() -> Result<String> {
 /// A line of its sources says `const Version = "1.33.3"`.
 fn grpc_go_version() -> Result<String> {
     let file = Path::new(setup::GO_PACKAGES).join("src/google.golang.org/grpc/version.go");
-    let text = fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let version = text.split('"').nth(1).unwrap_or_default();
     let compiler = first_line(Command::new(setup::go()?).arg("version"))?;
     Ok(format!("grpc-go {version} with {compiler}"))

@@ -65,7 +65,11 @@ impl<E: Copy + PartialEq> Streams<E> {
                 head.exchange = None;
             }
         }
-        while self.heads.len() > 1 && self.heads.front().is_some_and(|head| head.exchange.is_none())
+        while self.heads.len() > 1
+            && self
+                .heads
+                .front()
+                .is_some_and(|head| head.exchange.is_none())
         {
             self.heads.pop_front();
         }

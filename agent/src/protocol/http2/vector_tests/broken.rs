@@ -2,74 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{Step, Vector, What, parse};
-use super::{Feeder, VECTORS, feed, is_tried, protocol};
+use super::{NAME, VECTORS, is_tried};
+use crate::protocol::vectors::{
+    CAUSES, Feeder, Random, Step, Vector, What, check_invariants, corrupt, end_both, feed,
+    feed_to_end, parse, protocol,
+};
 use crate::protocol::{EndCause, ExchangeNumber, Flow, Progress};
 use crate::span::{Details, Value, attribute};
 
-const CAUSES: [EndCause; 4] = [
-    EndCause::Closed,
-    EndCause::Reset,
-    EndCause::TimedOut,
-    EndCause::Unobserved,
-];
-
-/// What holds for every input: each exchange starts once, finishes once, in the order that the
-/// contract gives, and ends no earlier than it started.
-fn check_invariants(name: &str, progress: &[Progress]) {
-    // Stage and start of each exchange.
-    let mut exchanges: Vec<(u8, u64)> = Vec::new();
-    for step in progress {
-        let (exchange, next) = match step {
-            Progress::RequestStarted {
-                exchange, time_ns, ..
-            } => {
-                exchanges.push((0, *time_ns));
-                let count = exchanges.len() as u64;
-                assert_eq!(*exchange + 1, count, "{name}: numbered in order");
-                (exchange, 1)
-            }
-            Progress::RequestHead { exchange, .. } => (exchange, 2),
-            Progress::ResponseStarted { exchange, .. } => (exchange, 3),
-            Progress::Finished { exchange, .. } => (exchange, 4),
-        };
-        let known = exchanges.get_mut(*exchange as usize);
-        let (stage, start) = known.unwrap_or_else(|| panic!("{name}: {exchange} never started"));
-        assert!(
-            *stage < next,
-            "{name}: exchange {exchange} from stage {stage} to {next}"
-        );
-        *stage = next;
-        if let Progress::Finished {
-            start_ns, end_ns, ..
-        } = step
-        {
-            assert_eq!(start_ns, start, "{name}: one start");
-            assert!(end_ns >= start_ns, "{name}: ends before it starts");
-        }
-    }
-    assert!(
-        exchanges.iter().all(|(stage, _)| *stage == 4),
-        "{name}: all finish: {progress:?}"
-    );
-}
-
-fn end_both(feeder: &mut Feeder, cause: EndCause, time_ns: u64) {
-    // A session that has ended on the way is asked no more by the tracker.
-    for flow in [Flow::Request, Flow::Response] {
-        feeder.feed(&Step {
-            flow,
-            time_ns,
-            what: What::End(cause),
-        });
-    }
-}
-
 fn run_to_end(vector: &Vector, cause: EndCause) -> Vec<Progress> {
-    let mut feeder = feed(vector);
-    let last_ns = vector.steps.last().map_or(0, |step| step.time_ns);
-    end_both(&mut feeder, cause, last_ns + 1);
-    feeder.progress
+    feed_to_end(vector, NAME, cause)
 }
 
 /// A connection may end after any byte, in any way: every exchange still finishes, once.
@@ -111,42 +53,13 @@ fn vectors_corrupted() {
             for _ in 0..=random.below(3) {
                 corrupt(&mut corrupted, &mut random);
             }
-            let mut feeder = Feeder::new(&corrupted, protocol("http2"));
+            let mut feeder = Feeder::new(&corrupted, protocol(NAME));
             for step in &corrupted.steps {
                 feeder.feed(step);
             }
             end_both(&mut feeder, CAUSES[round % CAUSES.len()], 1_000_000);
             check_invariants(name, &feeder.progress);
         }
-    }
-}
-
-fn corrupt(vector: &mut Vector, random: &mut Random) {
-    if vector.steps.is_empty() {
-        return;
-    }
-    let index = random.below(vector.steps.len());
-    let step = &mut vector.steps[index];
-    match (random.below(6), &mut step.what) {
-        (0, _) => drop(vector.steps.remove(index)),
-        (1, _) => {
-            let repeated = vector.steps[index].clone();
-            vector.steps.insert(index, repeated);
-        }
-        (2, _) => step.flow = step.flow.opposite(),
-        (3, What::Bytes(data)) => {
-            let mut tail = [0; 8];
-            let known = random.below(9).min(data.len());
-            tail[8 - known..].copy_from_slice(&data[data.len() - known..]);
-            step.what = What::Skip(data.len() as u64, tail);
-        }
-        (_, What::Bytes(data)) if !data.is_empty() => {
-            for _ in 0..=random.below(4) {
-                let at = random.below(data.len());
-                data[at] = random.below(256) as u8;
-            }
-        }
-        _ => {}
     }
 }
 
@@ -300,7 +213,7 @@ fn joined(vector: &Vector, passed: [usize; 2]) -> (Feeder, Vec<Step>) {
         }
         steps.push(step);
     }
-    let mut feeder = Feeder::new(&late, protocol("http2"));
+    let mut feeder = Feeder::new(&late, protocol(NAME));
     feeder.positions = passed.map(|count| count as u64);
     (feeder, steps)
 }
@@ -419,7 +332,7 @@ fn holes_in_content_cost_nothing() {
     };
     let mut holes = 0;
     for (name, vector) in whole_vectors() {
-        let expected = without_counts(feed(&vector).progress);
+        let expected = without_counts(feed(&vector, NAME).progress);
         for flow in [Flow::Request, Flow::Response] {
             let bytes: Vec<u8> = vector
                 .steps
@@ -441,7 +354,7 @@ fn holes_in_content_cost_nothing() {
                 for cut in [0, 1, length as usize / 2] {
                     let cut_vector =
                         with_hole(&vector, flow, start + 9 + cut, length as usize - cut);
-                    let actual = without_counts(feed(&cut_vector).progress);
+                    let actual = without_counts(feed(&cut_vector, NAME).progress);
                     assert_eq!(actual, expected, "{name}: a hole of DATA at {start}");
                     holes += 1;
                 }
@@ -464,7 +377,7 @@ fn holes_anywhere_make_nothing_wrong() {
                 let from = 24 + random.below(2_000);
                 holed = with_hole(&holed, flow, from, 1 + random.below(300));
             }
-            let mut feeder = Feeder::new(&holed, protocol("http2"));
+            let mut feeder = Feeder::new(&holed, protocol(NAME));
             for step in &holed.steps {
                 feeder.feed(step);
             }
@@ -472,17 +385,5 @@ fn holes_anywhere_make_nothing_wrong() {
             check_invariants(name, &feeder.progress);
             check_nothing_wrong(name, &whole, &facts(&feeder.progress));
         }
-    }
-}
-
-/// Xorshift (Marsaglia 2003): the same sequence in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
     }
 }

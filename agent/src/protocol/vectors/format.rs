@@ -1,4 +1,4 @@
-//! Reads a vector's text and writes what came out; the README beside the vectors says the format.
+//! Reads a vector's text and writes what came out; a README beside the vectors says the format.
 
 use std::fmt::Write as _;
 
@@ -6,28 +6,30 @@ use crate::protocol::{EndCause, Flow, Progress};
 use crate::span::{Kind, Status, Value};
 
 #[derive(Clone, Debug)]
-pub(super) struct Vector {
-    pub(super) kind: Kind,
-    pub(super) complete: bool,
-    pub(super) steps: Vec<Step>,
-    pub(super) expected: String,
+pub(in crate::protocol) struct Vector {
+    pub(in crate::protocol) kind: Kind,
+    pub(in crate::protocol) complete: bool,
+    pub(in crate::protocol) steps: Vec<Step>,
+    pub(in crate::protocol) expected: String,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Step {
-    pub(super) flow: Flow,
-    pub(super) time_ns: u64,
-    pub(super) what: What,
+pub(in crate::protocol) struct Step {
+    pub(in crate::protocol) flow: Flow,
+    pub(in crate::protocol) time_ns: u64,
+    /// Only of a whole input: the rest of a split one does not begin a turn.
+    pub(in crate::protocol) turn_start: bool,
+    pub(in crate::protocol) what: What,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum What {
+pub(in crate::protocol) enum What {
     Bytes(Vec<u8>),
     Skip(u64, [u8; 8]),
     End(EndCause),
 }
 
-pub(super) fn parse(text: &str) -> Vector {
+pub(in crate::protocol) fn parse(text: &str) -> Vector {
     let (input, expected) = text
         .split_once("\nexpect\n")
         .expect("a vector has an expect line");
@@ -38,13 +40,16 @@ pub(super) fn parse(text: &str) -> Vector {
         expected: expected.to_owned(),
     };
     for line in input.lines() {
-        if let Some(digits) = line.strip_prefix("  ") {
+        if let Some(written) = line.strip_prefix("  ") {
+            let bytes = bytes(written);
             match &mut vector.steps.last_mut().expect("bytes follow a flow").what {
-                What::Bytes(data) => data.extend(bytes(digits)),
-                _ => panic!("only captured inputs have bytes"),
+                What::Bytes(data) => data.extend(bytes),
+                What::Skip(_, tail) => *tail = right_aligned(&bytes),
+                What::End(_) => panic!("an end has no bytes"),
             }
         } else if line.starts_with(['<', '>']) {
-            vector.steps.push(step(line));
+            let step = parse_step(line, vector.steps.last());
+            vector.steps.push(step);
         } else {
             match line {
                 "kind: server" => vector.kind = Kind::Server,
@@ -57,7 +62,7 @@ pub(super) fn parse(text: &str) -> Vector {
     vector
 }
 
-fn step(line: &str) -> Step {
+fn parse_step(line: &str, before: Option<&Step>) -> Step {
     let words: Vec<&str> = line.split(' ').collect();
     let flow = if words[0] == ">" {
         Flow::Request
@@ -66,12 +71,8 @@ fn step(line: &str) -> Step {
     };
     let what = match words[2..] {
         [] => What::Bytes(Vec::new()),
-        ["skip", length, tail] => {
-            let known = bytes(tail);
-            let mut tail = [0; 8];
-            tail[8 - known.len()..].copy_from_slice(&known);
-            What::Skip(length.parse().expect("a length"), tail)
-        }
+        ["skip", length] => skipped(length, &[]),
+        ["skip", length, tail] => skipped(length, &hexadecimal(tail)),
         ["end", cause] => What::End(match cause {
             "closed" => EndCause::Closed,
             "reset" => EndCause::Reset,
@@ -81,14 +82,57 @@ fn step(line: &str) -> Step {
         }),
         _ => panic!("not understood: {line}"),
     };
+    let turn_start = before.is_none_or(|before| before.flow != flow);
     Step {
         flow,
         time_ns: words[1].parse().expect("a time"),
+        turn_start,
         what,
     }
 }
 
-fn bytes(digits: &str) -> Vec<u8> {
+fn skipped(length: &str, tail: &[u8]) -> What {
+    What::Skip(length.parse().expect("a length"), right_aligned(tail))
+}
+
+fn right_aligned(known: &[u8]) -> [u8; 8] {
+    let mut tail = [0; 8];
+    tail[8 - known.len()..].copy_from_slice(known);
+    tail
+}
+
+/// Text in quotes, or hexadecimal digits.
+fn bytes(written: &str) -> Vec<u8> {
+    let quoted = written.strip_prefix('"');
+    match quoted.and_then(|rest| rest.strip_suffix('"')) {
+        Some(quoted) => unescape(quoted),
+        None => hexadecimal(written),
+    }
+}
+
+fn unescape(quoted: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut characters = quoted.chars();
+    while let Some(character) = characters.next() {
+        if character != '\\' {
+            bytes.push(u8::try_from(character).expect("vectors are ASCII"));
+            continue;
+        }
+        bytes.push(match characters.next() {
+            Some('r') => b'\r',
+            Some('n') => b'\n',
+            Some('x') => {
+                let digits: String = characters.by_ref().take(2).collect();
+                u8::from_str_radix(&digits, 16).expect("two hexadecimal digits")
+            }
+            Some(other) => u8::try_from(other).expect("vectors are ASCII"),
+            None => panic!("a lone backslash"),
+        });
+    }
+    bytes
+}
+
+fn hexadecimal(digits: &str) -> Vec<u8> {
     digits
         .as_bytes()
         .chunks(2)
@@ -99,7 +143,7 @@ fn bytes(digits: &str) -> Vec<u8> {
         .collect()
 }
 
-pub(super) fn render(text: &mut String, progress: &Progress) {
+pub(in crate::protocol) fn render(text: &mut String, progress: &Progress) {
     let line = match progress {
         Progress::RequestStarted {
             exchange,
@@ -128,8 +172,9 @@ pub(super) fn render(text: &mut String, progress: &Progress) {
             details,
         } => {
             let status = match &details.status {
-                Status::Unset => "unset",
-                Status::Error(_) => "error",
+                Status::Unset => "unset".to_owned(),
+                Status::Error(description) if description.is_empty() => "error".to_owned(),
+                Status::Error(description) => format!("error {description}"),
             };
             let name = &details.name;
             let mut lines = format!("finished {exchange} {name} {start_ns}..{end_ns} {status}");
