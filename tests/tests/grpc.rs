@@ -14,6 +14,14 @@ use agent_tests::{
 /// The agent reads the wall clock now and then, and the programs in their own way.
 const CLOCK_SLACK_NS: u64 = 2_000_000;
 
+/// Every implementation as server once and as client once.
+const PAIRS: [(Implementation, Implementation); 4] = [
+    (Implementation::Python, Implementation::Node),
+    (Implementation::Node, Implementation::Python),
+    (Implementation::Go, Implementation::Rust),
+    (Implementation::Rust, Implementation::Go),
+];
+
 /// Statuses that are a server's own doing: semantic conventions, docs/rpc/grpc.md.
 const SERVER_ERRORS: [&str; 6] = [
     "UNKNOWN",
@@ -54,20 +62,26 @@ fn by_method(spans: Vec<Span>) -> BTreeMap<String, Span> {
 fn assert_right(traced: &Traced, calls: &[Call]) {
     let clients = by_method(traced.of("caller", "CLIENT"));
     let servers = by_method(traced.of("store", "SERVER"));
-    let missing: Vec<_> = calls
-        .iter()
-        .filter(|call| !clients.contains_key(&call.method) || !servers.contains_key(&call.method))
-        .collect();
+    let is_told = |call: &Call| {
+        let ends = [&clients, &servers].map(|spans| spans.contains_key(&call.method));
+        // A call whose deadline passed before it could leave was never on the wire.
+        ends == [true, true] || (call.kind() == "Slow" && ends == [false, false])
+    };
+    let missing: Vec<_> = calls.iter().filter(|call| !is_told(call)).collect();
     assert!(
         missing.is_empty(),
         "{} calls lack a span: {missing:?}: {:?}",
         missing.len(),
         traced.exit.ledger()
     );
-    assert_eq!(clients.len(), calls.len());
-    assert_eq!(servers.len(), calls.len());
+    assert_eq!(clients.len(), servers.len());
+    let mut slow = 0;
     for call in calls {
-        let (client, server) = (&clients[&call.method], &servers[&call.method]);
+        let (Some(client), Some(server)) = (clients.get(&call.method), servers.get(&call.method))
+        else {
+            continue;
+        };
+        slow += usize::from(call.kind() == "Slow");
         assert_client(call, client);
         assert_server(call, server);
         assert!(
@@ -77,6 +91,7 @@ fn assert_right(traced: &Traced, calls: &[Call]) {
         assert_eq!(server.evidence(), Some("local_wire"));
         assert!(client.is_root(), "{client:#?}");
     }
+    assert!(slow > 0, "no call reached its server before its deadline");
 }
 
 fn assert_call(span: &Span) {
@@ -95,10 +110,11 @@ fn assert_client(call: &Call, span: &Span) {
     if gave_up {
         // The server's word may have been faster.
         let said = span.text("rpc.response.status_code");
-        let error = span.text("error.type").expect("a call that failed");
+        let error = span.text("error.type").unwrap_or("none");
+        // By the server's own status, by the deadline that had passed, or by the reset alone.
         let expected = match call.kind() {
-            "Slow" => ["DEADLINE_EXCEEDED", "CANCELLED"],
-            _ => ["CANCELLED", "cancel"],
+            "Slow" => &["DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "cancel"][..],
+            _ => &["CANCELLED", "UNKNOWN", "cancel"],
         };
         assert!(expected.contains(&error), "{span:#?}");
         assert!(said.is_none_or(|said| said == error), "{span:#?}");
@@ -116,7 +132,7 @@ fn assert_client(call: &Call, span: &Span) {
     if call.kind() == "Slow" {
         let timeout = span.attributes["ebpf_agent.rpc.timeout"].as_f64();
         let timeout = timeout.expect("seconds");
-        assert!((0.0..=0.05).contains(&timeout), "{span:#?}");
+        assert!((0.0..0.1).contains(&timeout), "{span:#?}");
     }
     assert_eq!(span.status.code == "ERROR", call.status != "OK");
 }
@@ -153,7 +169,7 @@ fn assert_messages(call: &Call, span: &Span) {
 #[test]
 fn every_kind_of_call_is_told_as_it_was() {
     require_root!();
-    for (server, client) in ring() {
+    for (server, client) in PAIRS {
         let (traced, calls) = calls_between(server, client, 2 * KINDS.len(), 1);
         assert_right(&traced, &calls);
     }
@@ -163,14 +179,8 @@ fn every_kind_of_call_is_told_as_it_was() {
 #[test]
 fn calls_side_by_side_are_told_apart() {
     require_root!();
-    for (server, client) in ring() {
+    for (server, client) in PAIRS {
         let (traced, calls) = calls_between(server, client, 512, 64);
         assert_right(&traced, &calls);
     }
-}
-
-/// Every implementation as server once and as client once.
-fn ring() -> impl Iterator<Item = (Implementation, Implementation)> {
-    let next = Implementation::ALL.into_iter().cycle().skip(1);
-    Implementation::ALL.into_iter().zip(next)
 }
