@@ -55,12 +55,14 @@ wire! {
         pub last_direction: u8,
         /// 1 when counting began with the first byte of the connection.
         pub complete: u8,
-        pub reserved: u8,
+        /// 1 when frames of HTTP/2 are followed on it, see [`crate::frames`].
+        pub frames: u8,
         /// Bytes captured in the current turn.
         pub turn_captured: u32,
         /// Turns so far, both directions.
         pub turns: u32,
-        pub reserved_2: u32,
+        /// How often user space had changed whose frames are followed when this one was looked up.
+        pub frames_seen: u32,
     }
 }
 

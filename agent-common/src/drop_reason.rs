@@ -50,4 +50,10 @@ drop_reasons! {
     /// The return half of an entry and return pair did not run, because too many calls were
     /// waiting at once; the call is not traced.
     ReturnMissing = "return_missing",
+    /// One call moved more frames of HTTP/2 than are looked at; the rest is counted, not captured.
+    FramesBeyondLimit = "frames_beyond_limit",
+    /// No frame of HTTP/2 began where one should; calls are looked at anew.
+    FramesAstray = "frames_astray",
+    /// Too many connections of HTTP/2 were open at once; calls of one are looked at anew.
+    FramesForgotten = "frames_forgotten",
 }

@@ -168,5 +168,11 @@ mod user {
         reason = "aya reads and writes map values and globals by Pod"
     )]
     // SAFETY: as above.
+    unsafe impl aya::Pod for crate::frames::FrameState {}
+    #[expect(
+        unsafe_code,
+        reason = "aya reads and writes map values and globals by Pod"
+    )]
+    // SAFETY: as above.
     unsafe impl aya::Pod for crate::process::GoProcess {}
 }

@@ -13,6 +13,7 @@
 
 pub mod connection;
 pub mod drop_reason;
+pub mod frames;
 pub mod injection;
 pub mod kernel_config;
 pub mod limits;

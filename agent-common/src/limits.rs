@@ -83,5 +83,12 @@ pub const INJECT_OFFSET: u32 = 256 * 1024;
 /// followed by the verifier. Most servers refuse longer heads (8 KiB).
 pub const CONTEXT_BYTES: usize = 8 * 1024;
 
+/// Connections of HTTP/2 whose frames are followed at one time. Each has many requests.
+pub const FRAME_CONNECTIONS: u32 = 16_384;
+
+/// Frames and pieces of memory looked at in one call. 100 concurrent streams send 200 to 300
+/// frames at once; each is verified on its own.
+pub const FRAME_STEPS: u32 = 2048;
+
 /// Connections that have left the map and wait for user space to remove them.
 pub const LEAVING: u32 = 65_536;

@@ -42,6 +42,8 @@ pub enum RecordKind {
     ThreadExit = 9,
     /// [`crate::connection::ConnectionEstablished`].
     ConnectionEstablished = 11,
+    /// [`crate::payload::SocketData`] and pieces of the call's bytes, see [`crate::frames`].
+    FrameData = 10,
 }
 
 /// The integer names no [`RecordKind`]: the two sides were built from different sources.
@@ -64,6 +66,7 @@ impl TryFrom<u16> for RecordKind {
             8 => Self::GoCall,
             9 => Self::ThreadExit,
             11 => Self::ConnectionEstablished,
+            10 => Self::FrameData,
             other => return Err(UnknownKind(other)),
         })
     }

@@ -7,7 +7,7 @@ use agent_common::{
 };
 
 use crate::{
-    emit,
+    emit, frames,
     maps::{ACCEPTED, CONNECTIONS, config},
     read::sock::{Sock, Stream},
     scratch::{self, Slot},
@@ -76,6 +76,7 @@ pub(crate) fn insert(
     state.opened_ns = new.opened_ns;
     state.role = new.role as u8;
     state.complete = new.complete;
+    state.frames_seen = frames::changes();
     if CONNECTIONS.insert(&identity, &*state, 0).is_err() {
         emit::count(DropReason::ConnectionTableFull);
         return None;

@@ -21,6 +21,7 @@
 mod connection;
 mod debug;
 mod emit;
+mod frames;
 mod hooks;
 mod maps;
 mod process;

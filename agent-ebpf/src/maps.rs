@@ -3,6 +3,7 @@
 use agent_common::{
     connection::ConnectionState,
     drop_reason::DropReason,
+    frames::FrameState,
     injection::{GRAMMAR_BYTES, InjectionOutcome, OutgoingStream},
     kernel_config::KernelConfig,
     limits,
@@ -15,6 +16,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    frames::Progress,
     hooks::inject_context::{Starter, TraceContext},
     process::ProcessState,
     scratch::Scratch,
@@ -65,6 +67,22 @@ pub(crate) static GO_PROCESSES: HashMap<u32, GoProcess> =
 #[map]
 pub(crate) static CONNECTIONS: LruHashMap<u64, ConnectionState> =
     LruHashMap::with_max_entries(limits::CONNECTIONS, 0);
+
+/// Connections whose frames of HTTP/2 are followed, by connection identity. Inserted at a client's
+/// preface, and by user space; removed with the socket. LRU, because there are fewer of them than
+/// connections.
+#[map]
+pub(crate) static FRAMES: LruHashMap<u64, FrameState> =
+    LruHashMap::with_max_entries(limits::FRAME_CONNECTIONS, 0);
+
+/// How often user space has changed [`FRAMES`].
+#[map]
+pub(crate) static FRAMES_CHANGED: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Walks over the frames of a call, by [`crate::scratch::Slot`].
+#[map]
+pub(crate) static WALKS: PerCpuArray<Progress> =
+    PerCpuArray::with_max_entries(limits::SCRATCH_SLOTS, 0);
 
 /// When a connection was accepted, by connection identity: at that moment its process is not
 /// known. Inserted for every accepted TCP connection; removed on its first byte or its end; LRU,

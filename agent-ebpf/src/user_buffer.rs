@@ -43,8 +43,8 @@ const MMSGHDR_BYTES: u64 = 64;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct IoVector {
-    base: u64,
-    length: u64,
+    pub(crate) base: u64,
+    pub(crate) length: u64,
 }
 
 const VECTOR_BYTES: u32 = size_of::<IoVector>() as u32;

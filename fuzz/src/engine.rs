@@ -106,7 +106,9 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                 | Command::ReadProcess(_)
                 | Command::ReadThread(_)
                 | Command::NoteProgram(_)
-                | Command::StopInjecting(_),
+                | Command::StopInjecting(_)
+                | Command::FollowFrames(_)
+                | Command::LeaveFrames(_),
             ) => {}
         }
     }

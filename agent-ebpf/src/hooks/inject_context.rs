@@ -205,6 +205,19 @@ pub(crate) fn resumed(direction: Direction, connection: u64, state: &ConnectionS
     work_for(thread, context);
 }
 
+/// Bytes moved on a connection that carries many requests at once: whoever reads them works for
+/// none that is known here.
+#[inline(always)]
+pub(crate) fn multiplexed(direction: Direction, state: &ConnectionState) {
+    let is_request = matches!(
+        (Role::from(state.role), direction),
+        (Role::Server, Direction::Inbound)
+    );
+    if is_request && armed() != 0 {
+        let _ = WORK.remove(&bpf_get_current_pid_tgid());
+    }
+}
+
 #[inline(always)]
 fn work_for(thread: u64, context: Option<TraceContext>) {
     match context {

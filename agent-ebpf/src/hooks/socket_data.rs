@@ -26,7 +26,7 @@ use aya_ebpf::{
 
 use crate::{
     connection::{self, Place},
-    emit,
+    emit, frames,
     hooks::inject_context,
     maps::{CONNECTIONS, config},
     process::{self, TracedUnit},
@@ -176,14 +176,53 @@ fn count_pages(sock: *const u8, result: i32) -> i32 {
 /// The one body of every socket data hook.
 #[inline(always)]
 pub(crate) fn handle(transfer: &Transfer) -> i32 {
-    if let Some(traced) = process::traced_unit() {
-        try_handle(transfer, traced);
+    let (sock, result, message_flags) = (transfer.sock, transfer.result, transfer.message_flags);
+    // The slot is a constant where this is inlined, so that one of them is left.
+    let left = match transfer.slot {
+        Slot::Send6 => body::<{ Slot::Send6 as u32 }>(sock, result, message_flags),
+        Slot::SendUnix => body::<{ Slot::SendUnix as u32 }>(sock, result, message_flags),
+        Slot::Receive => body::<{ Slot::Receive as u32 }>(sock, result, message_flags),
+        Slot::Receive6 => body::<{ Slot::Receive6 as u32 }>(sock, result, message_flags),
+        Slot::ReceiveUnix => body::<{ Slot::ReceiveUnix as u32 }>(sock, result, message_flags),
+        _ => body::<{ Slot::Send as u32 }>(sock, result, message_flags),
+    };
+    if left == WALK {
+        frames::walk_frames(transfer.slot as u32);
     }
     0
 }
 
+/// What a hook's body leaves to do: nothing, or to walk over frames.
+const DONE: u32 = 0;
+const WALK: u32 = 1;
+
+/// A function of its own, because the 512 bytes of stack are for it and what it calls: the walk
+/// over frames has no room behind it.
+#[inline(never)]
+fn body<const SLOT: u32>(sock: *const u8, result: i32, message_flags: i32) -> u32 {
+    let (slot, direction) = match SLOT {
+        1 => (Slot::Receive, Direction::Inbound),
+        4 => (Slot::Send6, Direction::Outbound),
+        5 => (Slot::Receive6, Direction::Inbound),
+        6 => (Slot::SendUnix, Direction::Outbound),
+        7 => (Slot::ReceiveUnix, Direction::Inbound),
+        _ => (Slot::Send, Direction::Outbound),
+    };
+    let transfer = Transfer {
+        sock,
+        direction,
+        result,
+        message_flags,
+        slot,
+    };
+    match process::traced_unit() {
+        Some(traced) => try_handle(&transfer, traced).unwrap_or(DONE),
+        None => DONE,
+    }
+}
+
 #[inline(always)]
-fn try_handle(transfer: &Transfer, traced: TracedUnit) -> Option<()> {
+fn try_handle(transfer: &Transfer, traced: TracedUnit) -> Option<u32> {
     let unit = traced.unit;
     if transfer.message_flags & PEEK != 0 || transfer.sock.is_null() {
         return None;
@@ -274,7 +313,7 @@ fn emit_data(
     identity: u64,
     traced: TracedUnit,
     state: &mut ConnectionState,
-) -> Option<()> {
+) -> Option<u32> {
     let now_ns = emit::now_ns();
     let moved = transfer.result as u32;
     if moved == 0 {
@@ -292,13 +331,63 @@ fn emit_data(
         // SAFETY: a field of the scratch area, see `write_head`; both sides are wire types.
         unsafe { scratch::copy_words(&raw mut (*record).other_flow, &raw const state.inbound) };
         emit::scratch_record(area, HEAD_BYTES, 0);
-        return Some(());
+        return Some(DONE);
     }
     let place = connection::place(state, transfer.direction);
+    let is_followed = frames::are_followed(identity, state);
+    if is_followed && frames::passes(identity, transfer.direction, moved) {
+        connection::advance(state, transfer.direction, moved, now_ns, [0; 8]);
+        return Some(DONE);
+    }
     let buffer = user_buffer::locate();
     if let UserBuffer::Unknown(reason) = buffer {
         emit::count(reason);
     }
+    if is_followed
+        || emit_turn(
+            transfer, sock, identity, traced, state, &place, now_ns, buffer,
+        )? == Spoken::Frames
+    {
+        let area = scratch::area(transfer.slot)?;
+        write_head(
+            transfer, sock, identity, traced, state, &place, now_ns, area, 0,
+        );
+        if config!(inject) == 1 {
+            inject_context::multiplexed(transfer.direction, state);
+        }
+        connection::advance(state, transfer.direction, moved, now_ns, [0; 8]);
+        if frames::prepare(transfer, identity, buffer).is_some() {
+            return Some(WALK);
+        }
+    }
+    Some(DONE)
+}
+
+/// What a connection begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    /// Frames of HTTP/2: the call was not captured.
+    Frames,
+    Other,
+}
+
+/// Captures what the turn's budget allows and counts the rest.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller's locals; a struct would cost stack"
+)]
+fn emit_turn(
+    transfer: &Transfer,
+    sock: Sock,
+    identity: u64,
+    traced: TracedUnit,
+    state: &mut ConnectionState,
+    place: &Place,
+    now_ns: u64,
+    buffer: UserBuffer,
+) -> Option<Spoken> {
+    let moved = transfer.result as u32;
     let mut tail = [0; 8];
     let is_capturable = !matches!(buffer, UserBuffer::Absent | UserBuffer::Unknown(_));
     if !place.turn_start && (place.budget == 0 || !is_capturable) {
@@ -317,6 +406,11 @@ fn emit_data(
         };
         let captured = match capture(buffer, wanted, area) {
             Some(captured) => {
+                if place.position == 0
+                    && frames::begin(identity, state, transfer.direction, area, captured)
+                {
+                    return Some(Spoken::Frames);
+                }
                 if captured < moved {
                     tail = user_buffer::tail(buffer, moved, area);
                 }
@@ -326,7 +420,7 @@ fn emit_data(
         };
         if captured > 0 || place.turn_start {
             write_head(
-                transfer, sock, identity, traced, state, &place, now_ns, area, 0,
+                transfer, sock, identity, traced, state, place, now_ns, area, 0,
             );
             // SAFETY: the scratch area's head, see `write_head`.
             let record = unsafe { &mut *area.cast::<SocketData>() };
@@ -339,7 +433,7 @@ fn emit_data(
                     transfer.direction,
                     identity,
                     state,
-                    &place,
+                    place,
                     waiting,
                     area,
                     captured,
@@ -351,7 +445,7 @@ fn emit_data(
         }
     }
     connection::advance(state, transfer.direction, moved, now_ns, tail);
-    Some(())
+    Some(Spoken::Other)
 }
 
 /// Bytes captured behind the head; `None` when the buffer cannot be read, which is counted.

@@ -18,7 +18,7 @@ use aya_ebpf::{
 
 use crate::{
     connection::{self, NewState},
-    emit,
+    emit, frames,
     hooks::{
         inject_context,
         socket_data::{announce, socket_sock},
@@ -195,6 +195,9 @@ fn closing(sock: Sock, step: ClosingStep) {
     let Some(state) = (unsafe { CONNECTIONS.get(&identity) }) else {
         return;
     };
+    if matches!(step, ClosingStep::Destroyed) {
+        frames::destroyed(identity, state);
+    }
     emit::record(&ConnectionClosing {
         header: emit::header(
             RecordKind::ConnectionClosing,

@@ -42,6 +42,15 @@ enum Understanding {
     Opaque,
 }
 
+/// What the kernel side is to make of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Frames of streams that are side by side: captured frame by frame.
+    Frames,
+    /// Captured turn by turn.
+    Other,
+}
+
 /// A connection of a traced process.
 pub struct Connection {
     pub process: ProcessId,
@@ -62,6 +71,8 @@ pub struct Connection {
     shortfall: Shortfall,
     /// Its protocol runs exchanges side by side.
     is_multiplexed: bool,
+    /// As it was told last.
+    framing: Framing,
     unix_path: Option<String>,
     inbound: Stream,
     outbound: Stream,
@@ -94,6 +105,7 @@ impl Connection {
             has_lost_track: false,
             shortfall: Shortfall::default(),
             is_multiplexed: false,
+            framing: Framing::Other,
             unix_path: None,
             inbound: Stream::default(),
             outbound: Stream::default(),
@@ -133,6 +145,17 @@ impl Connection {
     /// Whether exchanges run side by side on it, so that neither turns nor order tell them apart.
     pub fn is_multiplexed(&self) -> bool {
         self.is_multiplexed
+    }
+
+    /// How it is to be captured from here on; `None` as before.
+    pub fn take_framing(&mut self) -> Option<Framing> {
+        let framing = match self.understanding {
+            Understanding::Opaque => Framing::Other,
+            _ if self.is_multiplexed => Framing::Frames,
+            _ => Framing::Other,
+        };
+        let before = std::mem::replace(&mut self.framing, framing);
+        (before != framing).then_some(framing)
     }
 
     /// Whether it was seen from its first byte on.
@@ -204,9 +227,16 @@ impl Connection {
         }
         // Also within a turn: the record that began it may have been lost.
         self.catch_up(data.direction.opposite(), &data.other_flow, Some(origin));
-        self.handle_bytes(data, origin);
-        let uncaptured = u64::from(data.original_length).saturating_sub(data.bytes.len() as u64);
-        if uncaptured > 0 {
+        self.handle_bytes(data.bytes, data.turn_start, origin);
+        for (offset, bytes) in data.further {
+            let origin = Origin {
+                tcp_sequence: tcp_sequence.wrapping_add(offset),
+                position: data.position.saturating_add(offset.into()),
+                ..origin
+            };
+            self.handle_bytes(bytes, false, origin);
+        }
+        if data.uncaptured() > 0 {
             let end = data
                 .position
                 .saturating_add(u64::from(data.original_length));
@@ -219,15 +249,16 @@ impl Connection {
         }
     }
 
-    fn handle_bytes(&mut self, data: &Data<'_>, origin: Origin) {
-        let bytes = match self.stream(data.direction).place(data.position, data.bytes) {
+    fn handle_bytes(&mut self, data: &[u8], turn_start: bool, origin: Origin) {
+        let (direction, position) = (origin.direction, origin.position);
+        let bytes = match self.stream(direction).place(position, data) {
             Step::Known => return,
             Step::Next(bytes) => bytes,
             Step::Gap { length, then } => {
                 let skipped = Kept::Skipped {
-                    direction: data.direction,
+                    direction,
                     length,
-                    position: data.position - length,
+                    position: position - length,
                     // Some time before these bytes: when is not known, and does not matter to
                     // a message that goes on.
                     last_ns: origin.time_ns,
@@ -240,15 +271,15 @@ impl Connection {
         if bytes.is_empty() {
             return;
         }
-        let known = (data.bytes.len() - bytes.len()) as u64;
-        let position = origin.position.saturating_add(known);
+        let known = (data.len() - bytes.len()) as u64;
+        let position = position.saturating_add(known);
         let tcp_sequence = origin.sequence_at(position);
         let origin = Origin {
             tcp_sequence,
             position,
             ..origin
         };
-        self.feed_between_added(bytes, data.turn_start && known == 0, origin);
+        self.feed_between_added(bytes, turn_start && known == 0, origin);
     }
 
     /// Hands on what lies between two headers of ours with its own sequence number.

@@ -22,7 +22,7 @@ use self::{
     watchdog::Watchdog,
 };
 use crate::{
-    connection::{self, Observation},
+    connection::{self, Observation, tracker::Framing},
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
@@ -82,6 +82,11 @@ pub enum Command {
     /// Requests of this process fare worse since headers are put into them: stop it. There is
     /// nothing to answer.
     StopInjecting(ProcessId),
+    /// The connection carries frames of HTTP/2, which turns say nothing about. There is nothing to
+    /// answer.
+    FollowFrames(ConnectionId),
+    /// It does not, or no longer.
+    LeaveFrames(ConnectionId),
 }
 
 pub struct Engine {
@@ -376,6 +381,11 @@ impl Engine {
         connection.handle_data(data, now_ns);
         let kind = connection.kind();
         let is_multiplexed = connection.is_multiplexed();
+        match connection.take_framing() {
+            Some(Framing::Frames) => self.commands.push_back(Command::FollowFrames(id)),
+            Some(Framing::Other) => self.commands.push_back(Command::LeaveFrames(id)),
+            None => {}
+        }
         if data.role == Role::Client {
             self.connections.note_client(id);
         }
@@ -384,8 +394,8 @@ impl Engine {
             self.meet_other_end(data);
             self.meet_process(unit.process);
         }
-        let uncaptured = u64::from(data.original_length).saturating_sub(data.bytes.len() as u64);
-        self.metrics.add(Counter::BytesNotCaptured, uncaptured);
+        self.metrics
+            .add(Counter::BytesNotCaptured, data.uncaptured());
         let is_nginx = data.direction == Direction::Inbound && self.is_nginx(unit.process);
         if is_nginx {
             let worked_for = match kind {

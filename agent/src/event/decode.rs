@@ -16,7 +16,8 @@ use thiserror::Error;
 use zerocopy::FromBytes;
 
 use super::{
-    ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, ProcessId, Task, TaskIds, Unit,
+    ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, Pieces, ProcessId, Task,
+    TaskIds, Unit,
 };
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum DecodeError {
     UnknownFamily(u16),
     #[error("the closing step {0} is not known")]
     UnknownStep(u8),
+    #[error("the pieces of the call are not in order")]
+    BrokenPieces,
 }
 
 /// Bytes that the record at the start of `bytes` takes in a batch, its padding to 8 included;
@@ -48,7 +51,8 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
     let kind =
         RecordKind::try_from(header.kind).map_err(|unknown| DecodeError::UnknownKind(unknown.0))?;
     let kind = match kind {
-        RecordKind::SocketData => data(bytes)?,
+        RecordKind::SocketData => EventKind::Data(data(bytes)?),
+        RecordKind::FrameData => EventKind::Data(frames(bytes)?),
         RecordKind::ConnectionOpened => opened(bytes)?,
         RecordKind::ConnectionEstablished => {
             let (record, _) = read::<ConnectionEstablished>(bytes)?;
@@ -109,10 +113,10 @@ fn read<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
     T::read_from_prefix(bytes).map_err(|_| DecodeError::Short)
 }
 
-fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
+fn data(bytes: &[u8]) -> Result<Data<'_>, DecodeError> {
     let (record, rest) = read::<SocketData>(bytes)?;
     let is_set = |flag: u16| record.flags & flag != 0;
-    Ok(EventKind::Data(Data {
+    Ok(Data {
         unit: unit(&record.unit),
         task: (record.task != 0).then_some(Task {
             id: record.task,
@@ -143,9 +147,23 @@ fn data(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
         bytes: rest
             .get(..record.captured_length as usize)
             .ok_or(DecodeError::Short)?,
+        further: Pieces::default(),
         tail: record.tail,
         other_flow: record.other_flow,
-    }))
+    })
+}
+
+/// What was captured are pieces, the first of which may be the call's first bytes.
+fn frames(bytes: &[u8]) -> Result<Data<'_>, DecodeError> {
+    let mut data = data(bytes)?;
+    let mut pieces = Pieces::new(data.bytes, data.original_length)?;
+    data.bytes = &[];
+    data.further = pieces;
+    if let Some((0, first)) = pieces.next() {
+        data.bytes = first;
+        data.further = pieces;
+    }
+    Ok(data)
 }
 
 fn opened(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {

@@ -9,6 +9,10 @@ pub mod decode;
 
 use std::net::IpAddr;
 
+use agent_common::frames::PIECE_HEAD_BYTES;
+
+use self::decode::DecodeError;
+
 pub use agent_common::{
     connection::{ClosingStep, Direction, DirectionState, Role},
     process::Traced,
@@ -186,10 +190,57 @@ pub struct Data<'a> {
     pub end_of_stream: bool,
     /// The first bytes of the call.
     pub bytes: &'a [u8],
+    /// Pieces of what follows them.
+    pub further: Pieces<'a>,
     /// The last bytes of the call when not all of it was captured; zero when unknown.
     pub tail: [u8; 8],
     /// What had flowed in the other direction; at the end of a stream, in the one that ended.
     pub other_flow: DirectionState,
+}
+
+impl Data<'_> {
+    /// Bytes of the call that were not captured.
+    pub fn uncaptured(&self) -> u64 {
+        let further: usize = self.further.map(|(_, bytes)| bytes.len()).sum();
+        u64::from(self.original_length).saturating_sub((self.bytes.len() + further) as u64)
+    }
+}
+
+/// Pieces of a call's bytes, each with its offset in the call, in order and apart from each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pieces<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Pieces<'a> {
+    /// All of `rest` must be pieces of a call of this length.
+    pub(super) fn new(rest: &'a [u8], original_length: u32) -> Result<Self, DecodeError> {
+        let all = Self { rest };
+        let (mut left, mut end) = (rest.len(), 0);
+        for (offset, bytes) in all {
+            if offset < end {
+                return Err(DecodeError::BrokenPieces);
+            }
+            end = offset.saturating_add(bytes.len() as u32);
+            left -= PIECE_HEAD_BYTES as usize + bytes.len();
+        }
+        if left > 0 || end > original_length {
+            return Err(DecodeError::BrokenPieces);
+        }
+        Ok(all)
+    }
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = (u32, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (offset, rest) = self.rest.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (bytes, rest) = rest.split_at_checked(u32::from_ne_bytes(*length) as usize)?;
+        self.rest = rest;
+        Some((u32::from_ne_bytes(*offset), bytes))
+    }
 }
 
 /// A process replaced its program.

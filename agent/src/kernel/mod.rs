@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod btf;
 pub mod features;
+pub mod frames;
 pub mod go;
 pub mod injection;
 pub mod layout;

@@ -22,6 +22,7 @@ use super::{
     attach::{AttachError, CapturePath, Unattached, attach_always, attach_path, reason},
     btf::KernelTypes,
     features::Helpers,
+    frames::Frames,
     go::GoHooks,
     injection::{Injection, Outcomes},
     layout::{Feature, needed_by, resolve},
@@ -87,6 +88,7 @@ pub struct Kernel {
     pub ring: Ring,
     pub connections: Connections,
     pub processes: Processes,
+    pub frames: Frames,
     pub go: GoHooks,
     pub drops: Drops,
     /// `None` when it was not asked for.
@@ -282,6 +284,7 @@ fn finish(
     let ring = Ring::take(&mut ebpf).map_err(object)?;
     let connections = Connections::take(&mut ebpf).map_err(object)?;
     let processes = Processes::take(&mut ebpf).map_err(object)?;
+    let frames = Frames::take(&mut ebpf).map_err(object)?;
     let drops = Drops::take(&mut ebpf).map_err(object)?;
     let outcomes = Outcomes::take(&mut ebpf).map_err(object)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
@@ -289,6 +292,7 @@ fn finish(
         ring,
         connections,
         processes,
+        frames,
         go: GoHooks::take(&ebpf).map_err(object)?,
         drops,
         injection,

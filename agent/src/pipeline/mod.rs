@@ -124,6 +124,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         },
         Answers {
             connections: loaded.connections,
+            frames: loaded.frames,
             targets,
             injecting: Injecting::new(loaded.injection),
         },

@@ -22,6 +22,7 @@ use crate::{
     event::{ConnectionId, ProcessId, Unit, clock::WallClock, decode},
     export::SpanSink,
     kernel::{
+        frames::Frames,
         maps::{Connections, Drops},
         ring::{Batch, Completeness, Ring},
     },
@@ -69,6 +70,7 @@ pub(super) struct Source {
 /// What the engine's commands are answered with.
 pub(super) struct Answers {
     pub(super) connections: Connections,
+    pub(super) frames: Frames,
     pub(super) targets: Targets,
     pub(super) injecting: Injecting,
 }
@@ -93,6 +95,7 @@ impl Threads {
         let (sender, reader_to_engine) = sync_channel(QUEUE_BATCHES);
         let Answers {
             connections,
+            frames,
             targets,
             injecting,
         } = answers;
@@ -102,6 +105,7 @@ impl Threads {
                 engine,
                 findings: Findings::default(),
                 connections,
+                frames,
                 injecting,
                 targets,
                 recording,
@@ -211,6 +215,7 @@ struct Shell {
     engine: Engine,
     findings: Findings,
     connections: Connections,
+    frames: Frames,
     injecting: Injecting,
     targets: Targets,
     recording: Recording,
@@ -350,6 +355,8 @@ impl Shell {
                     let connections = self.engine.connections_of(id);
                     self.injecting.stop(id, self.engine.facts(id), &connections);
                 }
+                Command::FollowFrames(id) => tell(self.frames.follow(id)),
+                Command::LeaveFrames(id) => tell(self.frames.leave(id)),
                 Command::NoteProgram(id) => {
                     if let Some(facts) = self.engine.facts(id) {
                         self.injecting.handle_program(id, facts);
@@ -392,6 +399,13 @@ impl Shell {
         if !spans.is_empty() {
             self.sink.try_send(spans);
         }
+    }
+}
+
+/// What the kernel side could not be told costs capture and nothing else.
+fn tell(told: anyhow::Result<()>) {
+    if let Err(error) = told {
+        tracing::debug!(%error, "frames are not followed");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::event::{Data, Direction, DirectionState, ProcessId};
+use crate::event::{Data, Direction, DirectionState, Pieces, ProcessId};
 
 const UNIT: Unit = Unit {
     process: ProcessId {
@@ -42,6 +42,7 @@ fn feed(table: &mut Table, direction: Direction, bytes: &[u8], now_ns: u64) {
         complete: true,
         end_of_stream: false,
         bytes,
+        further: Pieces::default(),
         tail: [0; 8],
         other_flow: DirectionState {
             position: 0,

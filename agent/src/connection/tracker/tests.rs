@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::{protocol::Progress, span::attribute};
+use crate::{event::Pieces, protocol::Progress, span::attribute};
 
 const PROCESS: ProcessId = ProcessId {
     pid: 10,
@@ -58,6 +58,7 @@ fn data(direction: Direction, position: u64, bytes: &[u8]) -> Data<'_> {
         complete: true,
         end_of_stream: false,
         bytes,
+        further: Pieces::default(),
         tail: [0; 8],
         other_flow: flowed(0, 0),
     }
