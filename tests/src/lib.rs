@@ -10,6 +10,7 @@ pub mod agent;
 pub mod go;
 pub mod http;
 pub mod node;
+pub mod namespace;
 pub mod pki;
 pub mod port;
 pub mod privilege;

@@ -12,7 +12,8 @@ use std::{
 
 use agent_tests::{
     agent::{Agent, AgentCommand, Exit},
-    process::{Process, crate_file, output},
+    namespace::Namespace,
+    process::{Process, crate_file},
     python,
     receiver::Receiver,
     require_root,
@@ -309,52 +310,6 @@ fn a_program_whose_requests_are_refused_is_left_alone() {
     assert!(exit.stderr.contains("no more headers"), "{}", exit.stderr);
 }
 
-/// A network namespace with a link of its own to this one; both go when it is dropped.
-struct Namespace {
-    name: String,
-}
-
-impl Namespace {
-    /// Addresses of this end and the other one.
-    const NEAR: &str = "10.203.17.1";
-    const FAR: &str = "10.203.17.2";
-
-    fn create() -> Self {
-        let name = format!("inject{}", std::process::id());
-        let (near, far) = (format!("in{}", std::process::id()), "far0");
-        let made = Self { name };
-        let namespace = made.name.as_str();
-        for line in [
-            format!("netns add {namespace}"),
-            format!("link add {near} type veth peer name {far} netns {namespace}"),
-            format!("addr add {}/30 dev {near}", Self::NEAR),
-            format!("link set {near} up"),
-            format!("-n {namespace} addr add {}/30 dev {far}", Self::FAR),
-            format!("-n {namespace} link set {far} up"),
-            format!("-n {namespace} link set lo up"),
-        ] {
-            let mut command = Command::new("ip");
-            output(command.args(line.split(' ')));
-        }
-        made
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]);
-        command
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // The link ends with either of its ends. A leftover is no failure of what is tested.
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .status();
-    }
-}
-
 /// Two services on two sides of a network, each under an agent of its own: one trace, joined by
 /// the header that one agent put in and the other one read. With and without a context from
 /// before, and from a thread that was started for the request.
@@ -372,8 +327,8 @@ fn two_agents_make_one_trace_across_the_network() {
         let port = process.json_line(0)["port"].to_string();
         (process, port)
     };
-    let (back, back_port) = hop(namespace.command(), "back", &[Namespace::FAR]);
-    let behind = format!("{}:{back_port}", Namespace::FAR);
+    let (back, back_port) = hop(namespace.command(), "back", &[namespace.far()]);
+    let behind = format!("{}:{back_port}", namespace.far());
     let (front, port) = hop(Command::new("env"), "front", &["127.0.0.1", &behind]);
 
     let receiver = Receiver::start();
