@@ -20,6 +20,7 @@ pub mod limits;
 pub mod payload;
 pub mod process;
 pub mod record;
+pub mod tcp_option;
 
 /// Declares a type that crosses the kernel line with the derives of the user side.
 macro_rules! wire {

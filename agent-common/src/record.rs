@@ -36,6 +36,8 @@ pub enum RecordKind {
     ProcessListen = 7,
     /// [`crate::injection::ContextMinted`].
     ContextMinted = 32,
+    /// [`crate::tcp_option::ContextCarried`].
+    ContextCarried = 33,
     /// [`crate::process::GoCall`].
     GoCall = 8,
     /// [`crate::process::ProcessExit`] of a thread that was not the last one.
@@ -63,6 +65,7 @@ impl TryFrom<u16> for RecordKind {
             6 => Self::ProcessExit,
             7 => Self::ProcessListen,
             32 => Self::ContextMinted,
+            33 => Self::ContextCarried,
             8 => Self::GoCall,
             9 => Self::ThreadExit,
             11 => Self::ConnectionEstablished,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `header` | the parent's ids stood in the request's `traceparent` |
 //! | `local_wire` | both ends of one connection were seen on this host, at the same byte |
+//! | `tcp_option` | the parent's ids came with a TCP option at the request's first byte |
 //! | `goroutine` | who serves a request in a Go program, or was started meanwhile, made the call |
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //! | `thread` | a blocking server's thread made the call between request and answer |
@@ -28,6 +29,7 @@ pub use stitch::Stitcher;
 pub enum Evidence {
     Header,
     LocalWire,
+    TcpOption,
     Goroutine,
     Loop,
     Thread,
@@ -42,6 +44,7 @@ impl Evidence {
         match self {
             Self::Header => "header",
             Self::LocalWire => "local_wire",
+            Self::TcpOption => "tcp_option",
             Self::Goroutine => "goroutine",
             Self::Loop => "loop",
             Self::Thread => "thread",
@@ -51,12 +54,14 @@ impl Evidence {
     }
 
     /// All names, strongest first.
-    pub const NAMES: &str = "header, local_wire, goroutine, loop, thread, answering, started";
+    pub const NAMES: &str =
+        "header, local_wire, tcp_option, goroutine, loop, thread, answering, started";
 
     /// All of them, strongest first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Header,
         Self::LocalWire,
+        Self::TcpOption,
         Self::Goroutine,
         Self::Loop,
         Self::Thread,

@@ -11,6 +11,7 @@ mod identity;
 mod minted;
 mod relations;
 mod timers;
+mod wire;
 
 use std::collections::VecDeque;
 
@@ -18,7 +19,7 @@ use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 use slotmap::{SlotMap, new_key_type};
 
-pub use self::{identity::Identity, minted::Minted};
+pub use self::{identity::Identity, minted::Minted, wire::WireKey};
 use self::{
     identity::{client_identity, injected_identity, server_identity},
     timers::Timers,
@@ -56,23 +57,6 @@ new_key_type! {
     pub struct NodeKey;
 }
 
-/// The same byte as both ends of a connection see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WireKey {
-    /// The client's address and port (they survive destination NAT) and the TCP sequence number
-    /// of the request's first byte.
-    Tcp {
-        client: (std::net::IpAddr, u16),
-        sequence: u32,
-    },
-    /// Identities of both sockets and the position of the request's first byte.
-    Unix {
-        client: u64,
-        server: u64,
-        position: u64,
-    },
-}
-
 #[derive(Debug)]
 struct Node<T> {
     kind: Kind,
@@ -82,6 +66,8 @@ struct Node<T> {
     is_answered: bool,
     /// What the request itself says.
     header: Option<RemoteContext>,
+    /// What came with a TCP option where the request begins.
+    carried: Option<RemoteContext>,
     /// The exchange this one was made for, or the other end of its connection.
     caller: Option<(NodeKey, Evidence)>,
     wire: Option<WireKey>,
@@ -186,6 +172,7 @@ impl<T> Stitcher<T> {
             end_ns: None,
             is_answered: false,
             header: None,
+            carried: None,
             caller,
             wire,
             hold_ns: match other_end {
@@ -214,6 +201,13 @@ impl<T> Stitcher<T> {
     pub fn handle_header(&mut self, key: NodeKey, context: RemoteContext) {
         if let Some(node) = self.nodes.get_mut(key) {
             node.header = Some(context);
+        }
+    }
+
+    /// A TCP option says which context the request carries.
+    pub fn handle_carried(&mut self, key: NodeKey, context: RemoteContext) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.carried = Some(context);
         }
     }
 
@@ -559,7 +553,7 @@ impl<T> Stitcher<T> {
             return Some(identity.clone());
         }
         let (span_id, kind, start_ns) = (node.span_id, node.kind, node.start_ns);
-        let header = node.header.clone();
+        let (header, carried) = (node.header.clone(), node.carried.clone());
         let (minted, suggested) = (node.minted, node.suggested);
         let caller = node.caller.filter(|(caller, evidence)| {
             depth > 0 && self.was_open_at(*caller, start_ns, *evidence)
@@ -582,7 +576,10 @@ impl<T> Stitcher<T> {
         // A root takes the trace that already left with a request, if one did.
         let mut new_trace = || minted.or(suggested).unwrap_or_else(|| self.ids.trace_id());
         let mut identity = match (kind, minted) {
-            (Kind::Server, _) => server_identity(span_id, header, caller, &mut new_trace),
+            (Kind::Server, _) => {
+                let remote = identity::remote(header, carried, self.weakest);
+                server_identity(span_id, remote, caller, &mut new_trace)
+            }
             (Kind::Client, Some(trace_id)) if header.is_none() => {
                 injected_identity(span_id, trace_id, caller)
             }

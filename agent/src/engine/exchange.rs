@@ -6,6 +6,7 @@ use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 
 use super::{
+    carried,
     facts::ConnectionFacts,
     watchdog::{Carried, End},
 };
@@ -43,6 +44,8 @@ struct Open {
     unit: Unit,
     /// Position of the request's first byte.
     position: u64,
+    /// TCP sequence number of that byte; `None` on unix sockets.
+    sequence: Option<u32>,
     carried: Carried,
 }
 
@@ -78,6 +81,8 @@ pub(super) struct Exchanges {
     answering: Answering<NodeKey>,
     /// Ids made for requests that are not known yet, by connection and position.
     minted: FxHashMap<ConnectionId, VecDeque<(u64, stitch::Minted)>>,
+    /// What left or came with TCP options.
+    pub(super) carried: carried::Contexts,
     /// Whether anyone asks how calls ended.
     is_injecting: bool,
     /// Calls that ended and were not asked for yet.
@@ -131,6 +136,19 @@ impl Exchanges {
         found.map(|(_, minted)| minted)
     }
 
+    /// As [`Self::take_minted`], of a request that left with a TCP option after it was recorded,
+    /// because TCP held it back.
+    fn take_sent_late(
+        &mut self,
+        connection: &ConnectionFacts,
+        open: &Open,
+    ) -> Option<stitch::Minted> {
+        if open.carried == Carried::Ours {
+            return None;
+        }
+        self.carried.take_sent(connection, open.sequence)
+    }
+
     pub(super) fn handle(
         &mut self,
         connection: &ConnectionFacts,
@@ -168,6 +186,7 @@ impl Exchanges {
                     Kind::Server => None,
                 };
                 let kind = connection.kind;
+                let sequence = wire.and_then(WireKey::sequence);
                 // Any thread runs any goroutine: threads say nothing then.
                 let is_goroutine = origin.is_some_and(|origin| origin.task.is_some());
                 let beginning = Beginning {
@@ -176,19 +195,25 @@ impl Exchanges {
                     caller,
                     wire,
                     other_end: connection.other_end,
-                    minted: self.take_minted(connection.id, position),
+                    minted: self
+                        .take_minted(connection.id, position)
+                        .or_else(|| self.carried.take_sent(connection, sequence)),
                 };
                 let carried = match beginning.minted {
                     Some(minted) if minted.span_id.is_some() => Carried::Ours,
                     _ => Carried::Nothing,
                 };
                 let node = stitcher.handle_started(beginning);
+                if let Some(received) = self.carried.take_received(connection, sequence) {
+                    stitcher.handle_carried(node, received);
+                }
                 self.open.insert(
                     (connection.id, exchange),
                     Open {
                         node,
                         unit,
                         position,
+                        sequence,
                         carried,
                     },
                 );
@@ -226,7 +251,9 @@ impl Exchanges {
             }
             Progress::RequestHead { exchange, headers } => {
                 if let Some(open) = self.open.get(&(connection.id, exchange)).copied()
-                    && let Some(minted) = self.take_minted(connection.id, open.position)
+                    && let Some(minted) = self
+                        .take_minted(connection.id, open.position)
+                        .or_else(|| self.take_sent_late(connection, &open))
                 {
                     stitcher.handle_minted(open.node, minted);
                     if minted.span_id.is_some()
@@ -244,6 +271,9 @@ impl Exchanges {
             }
             Progress::ResponseStarted { exchange, .. } => {
                 if let Some(open) = self.open.get(&(connection.id, exchange)).copied() {
+                    if let Some(minted) = self.take_sent_late(connection, &open) {
+                        stitcher.handle_minted(open.node, minted);
+                    }
                     stitcher.handle_answered(open.node);
                     if let (Kind::Server, Some(origin)) = (connection.kind, sender(origin)) {
                         self.note_worker(origin.unit, stitcher);
@@ -392,6 +422,7 @@ impl Exchanges {
             && self.lineage.is_empty()
             && self.answering.is_empty()
             && self.minted.is_empty()
+            && self.carried.is_empty()
             && self.starts.is_empty()
             && self.goroutines.is_empty()
     }
@@ -399,6 +430,7 @@ impl Exchanges {
     /// The connection is over: nothing is read from it or answered any more.
     pub(super) fn handle_connection_end(&mut self, connection: ConnectionId) {
         self.minted.remove(&connection);
+        self.carried.handle_connection_end(connection);
         self.lineage.handle_connection_end(connection);
         self.goroutines.handle_connection_end(connection);
     }

@@ -5,6 +5,7 @@
 //! 2. [`Engine::poll_command`] until `None`, and answer what it asks;
 //! 3. [`Engine::take_spans`].
 
+mod carried;
 mod exchange;
 mod facts;
 pub mod replay;
@@ -223,6 +224,7 @@ impl Engine {
                 self.processes.handle_exit(process, now_ns);
             }
             EventKind::Minted(minted) => self.handle_minted(&minted),
+            EventKind::Carried(carried) => self.exchanges.carried.handle(&carried, now_ns),
             EventKind::GoCall {
                 process,
                 task,

@@ -5,6 +5,7 @@ use agent_common::{
     payload::{SocketData, flags},
     process::ExecutionUnit,
     record::{RecordHeader, RecordKind},
+    tcp_option::ContextCarried,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -31,6 +32,7 @@ struct Record<'a> {
     role: Role,
     position: u64,
     other: u64,
+    sequence: u32,
     bytes: &'a [u8],
     time_ns: u64,
 }
@@ -45,6 +47,7 @@ impl<'a> Record<'a> {
             role: Role::Server,
             position: 0,
             other: 0,
+            sequence: 0,
             bytes,
             time_ns,
         }
@@ -73,6 +76,7 @@ impl<'a> Record<'a> {
         record.addresses.remote_port = self.port;
         record.position = self.position;
         record.original_length = self.bytes.len() as u32;
+        record.tcp_sequence = self.sequence;
         record.captured_length = self.bytes.len() as u32;
         record.flags = self.flags;
         record.role = self.role as u8;
@@ -371,5 +375,80 @@ fn a_thread_that_moves_streams_proves_nothing() {
         let call = spans.iter().find(|span| span.kind == Kind::Client);
         let parent = call.expect("the call").parent;
         assert_eq!(parent.is_some(), is_child, "{spans:?}");
+    }
+}
+
+/// A TCP option at this sequence number, with ids made of `id`.
+fn carried(connection: u64, id: u8, tcp_sequence: u32, time_ns: u64) -> Vec<u8> {
+    let mut record = ContextCarried::new_zeroed();
+    let length = size_of::<ContextCarried>();
+    record.header = header(RecordKind::ContextCarried, length, time_ns);
+    record.connection = connection;
+    record.trace_id = [u64::from_ne_bytes([id; 8]); 2];
+    record.span_id = u64::from_ne_bytes([id; 8]);
+    record.tcp_sequence = tcp_sequence;
+    record.trace_flags = 1;
+    record.as_bytes().to_vec()
+}
+
+/// A request that came with a TCP option is below the span that the option names, if it begins at
+/// the option's byte and nowhere else.
+#[test]
+fn an_option_names_the_parent_of_the_request_at_its_byte() {
+    for (sequence, is_joined) in [(1_000, true), (1_001, false), (999, false)] {
+        let mut engine = engine();
+        let request = Record {
+            sequence: 1_000,
+            ..Record::inbound(7, REQUEST, 20)
+        };
+        let answer = Record {
+            other: REQUEST.len() as u64,
+            ..Record::outbound(7, RESPONSE, 30)
+        };
+        let records = [
+            carried(7, 9, sequence, 10),
+            request.written(),
+            answer.written(),
+            closing(7, ClosingStep::Destroyed, 40),
+        ];
+        feed(&mut engine, &records);
+        let spans = spans(&mut engine);
+        let [span] = spans.as_slice() else {
+            panic!("one: {spans:?}")
+        };
+        let parent = span.parent.map(|parent| parent.span_id.to_bytes());
+        assert_eq!(parent, is_joined.then_some([9; 8]), "{sequence}");
+        assert_eq!(span.trace_id.to_bytes() == [9; 16], is_joined);
+        assert_nothing_is_left(&engine, "an option");
+    }
+}
+
+/// A call that left with a TCP option has the ids of the option, also when it was recorded before
+/// it left, because TCP held it back.
+#[test]
+fn a_call_is_what_its_option_said() {
+    for place in 0..2 {
+        let mut engine = engine();
+        let request = Record {
+            role: Role::Client,
+            sequence: 1_000,
+            ..Record::outbound(7, REQUEST, 20)
+        };
+        let answer = Record {
+            role: Role::Client,
+            other: REQUEST.len() as u64,
+            ..Record::inbound(7, RESPONSE, 30)
+        };
+        let mut records = vec![request.written(), answer.written()];
+        records.insert(place, carried(7, 9, 1_000, 10));
+        records.push(closing(7, ClosingStep::Destroyed, 40));
+        feed(&mut engine, &records);
+        let spans = spans(&mut engine);
+        let [span] = spans.as_slice() else {
+            panic!("one: {spans:?}")
+        };
+        assert_eq!(span.span_id.to_bytes(), [9; 8], "{place}");
+        assert_eq!(span.trace_id.to_bytes(), [9; 16], "{place}");
+        assert_nothing_is_left(&engine, "an option");
     }
 }

@@ -11,12 +11,13 @@ use agent_common::{
     payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
     process::{ExecutionUnit, GoCall, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
     record::{RecordHeader, RecordKind},
+    tcp_option::ContextCarried,
 };
 use thiserror::Error;
 use zerocopy::FromBytes;
 
 use super::{
-    ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, Pieces, ProcessId, Task,
+    Carried, ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, Pieces, ProcessId, Task,
     TaskIds, Unit,
 };
 
@@ -91,6 +92,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
             }
         }
         RecordKind::ContextMinted => minted(bytes)?,
+        RecordKind::ContextCarried => carried(bytes)?,
         RecordKind::GoCall => {
             let (record, _) = read::<GoCall>(bytes)?;
             EventKind::GoCall {
@@ -233,19 +235,35 @@ fn exec(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
 
 fn minted(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
     let (record, _) = read::<ContextMinted>(bytes)?;
-    let [high, low] = record.trace_id.map(u64::to_ne_bytes);
-    let mut trace_id = [0; 16];
-    for (byte, from) in trace_id.iter_mut().zip(high.into_iter().chain(low)) {
-        *byte = from;
-    }
     Ok(EventKind::Minted(Minted {
         connection: ConnectionId(record.connection),
         position: record.position,
-        trace_id,
+        trace_id: trace_id(record.trace_id),
         span_id: record.span_id.to_ne_bytes(),
         added_at: record.added_at,
         added: record.added,
     }))
+}
+
+fn carried(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
+    let (record, _) = read::<ContextCarried>(bytes)?;
+    Ok(EventKind::Carried(Carried {
+        connection: ConnectionId(record.connection),
+        tcp_sequence: record.tcp_sequence,
+        trace_id: trace_id(record.trace_id),
+        span_id: record.span_id.to_ne_bytes(),
+        flags: record.trace_flags as u8,
+    }))
+}
+
+/// Words that hold an id as it is written, first byte first.
+fn trace_id(words: [u64; 2]) -> [u8; 16] {
+    let [first, second] = words.map(u64::to_ne_bytes);
+    let mut id = [0; 16];
+    for (byte, from) in id.iter_mut().zip(first.into_iter().chain(second)) {
+        *byte = from;
+    }
+    id
 }
 
 const fn unit(unit: &ExecutionUnit) -> Unit {

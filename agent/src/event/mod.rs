@@ -141,6 +141,7 @@ pub enum EventKind<'a> {
         traced: bool,
     },
     Minted(Minted),
+    Carried(Carried),
     /// A goroutine is about to use a connection for a request of Go's HTTP client.
     GoCall {
         process: ProcessId,
@@ -162,6 +163,18 @@ pub struct Minted {
     pub added_at: u64,
     /// Bytes of that header.
     pub added: u32,
+}
+
+/// A context that left with a TCP option on a client's connection, or came with one on a server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    pub connection: ConnectionId,
+    /// TCP sequence number of the request's first byte.
+    pub tcp_sequence: u32,
+    pub trace_id: [u8; 16],
+    pub span_id: [u8; 8],
+    /// W3C trace flags.
+    pub flags: u8,
 }
 
 /// One socket call that moved bytes.

@@ -27,16 +27,54 @@ pub struct Identity {
 /// The caller's identity, how it was proven, and what its own request carried.
 pub(super) type Caller = (Identity, Evidence, Option<RemoteContext>);
 
+/// What a request says of its parent on another host.
+#[derive(Debug, PartialEq)]
+pub(super) enum Remote {
+    Unknown,
+    Parent(RemoteContext, Evidence),
+    /// Known, but by weaker evidence than the user asks for.
+    Weak(RemoteContext),
+}
+
+/// Puts together what a request's own head and its TCP option say. In one trace the option names
+/// the nearer parent, the call of the program that wrote the head. In two the head is right: the
+/// agent of that program chose a trace before it could read the head.
+pub(super) fn remote(
+    header: Option<RemoteContext>,
+    carried: Option<RemoteContext>,
+    weakest: Evidence,
+) -> Remote {
+    let is_strong = Evidence::TcpOption <= weakest;
+    match (header, carried) {
+        (None, None) => Remote::Unknown,
+        (None, Some(carried)) if is_strong => Remote::Parent(carried, Evidence::TcpOption),
+        (None, Some(carried)) => Remote::Weak(carried),
+        (Some(header), Some(carried)) if is_strong && header.trace_id == carried.trace_id => {
+            let nearer = RemoteContext {
+                span_id: carried.span_id,
+                ..header
+            };
+            Remote::Parent(nearer, Evidence::TcpOption)
+        }
+        (Some(header), _) => Remote::Parent(header, Evidence::Header),
+    }
+}
+
 /// Same trace: the nearer parent wins, which is how a proxy that forwards headers untouched appears
 /// between its neighbours. Different traces: the header wins and the other end is a link.
+///
+/// A TCP option says what the local wire does, and says it from another host: where both speak, the
+/// local wire was seen to the end.
 pub(super) fn server_identity(
     span_id: SpanId,
-    header: Option<RemoteContext>,
+    remote: Remote,
     caller: Option<Caller>,
     new_trace: &mut dyn FnMut() -> TraceId,
 ) -> Identity {
-    match (header, caller) {
-        (Some(header), Some((caller, ..))) if header.trace_id != caller.trace_id => {
+    match (remote, caller) {
+        (Remote::Parent(header, Evidence::Header), Some((caller, ..)))
+            if header.trace_id != caller.trace_id =>
+        {
             let link = Link {
                 trace_id: caller.trace_id,
                 span_id: caller.span_id,
@@ -47,12 +85,20 @@ pub(super) fn server_identity(
             };
             Identity {
                 links: vec![link],
-                ..below_header(span_id, header)
+                ..below_remote(span_id, header, Evidence::Header)
             }
         }
         (_, Some((caller, evidence, _))) => below(span_id, caller, evidence),
-        (Some(header), None) => below_header(span_id, header),
-        (None, None) => root(span_id, new_trace()),
+        (Remote::Parent(parent, evidence), None) => below_remote(span_id, parent, evidence),
+        (Remote::Weak(context), None) => Identity {
+            links: vec![Link {
+                trace_id: context.trace_id,
+                span_id: context.span_id,
+                attributes: vec![Attribute::new(attribute::LINK_REASON, WEAK_EVIDENCE)],
+            }],
+            ..root(span_id, new_trace())
+        },
+        (Remote::Unknown, None) => root(span_id, new_trace()),
     }
 }
 
@@ -71,12 +117,14 @@ pub(super) fn passing(own: Option<&RemoteContext>, caller: Option<&Caller>) -> O
     })
 }
 
+const WEAK_EVIDENCE: &str = "weak_evidence";
+
 /// What would be the parent, were its evidence as strong as the user asks.
 pub(super) fn weak_link(caller: &Identity) -> Link {
     Link {
         trace_id: caller.trace_id,
         span_id: caller.span_id,
-        attributes: vec![Attribute::new(attribute::LINK_REASON, "weak_evidence")],
+        attributes: vec![Attribute::new(attribute::LINK_REASON, WEAK_EVIDENCE)],
     }
 }
 
@@ -93,7 +141,7 @@ pub(super) fn client_identity(
         {
             below(span_id, caller, evidence)
         }
-        (Some(header), _) => below_header(span_id, header),
+        (Some(header), _) => below_remote(span_id, header, Evidence::Header),
         (None, Some((caller, evidence, _))) => below(span_id, caller, evidence),
         (None, None) => root(span_id, new_trace()),
     }
@@ -143,20 +191,20 @@ fn below(span_id: SpanId, caller: Identity, evidence: Evidence) -> Identity {
     }
 }
 
-fn below_header(span_id: SpanId, header: RemoteContext) -> Identity {
+fn below_remote(span_id: SpanId, parent: RemoteContext, evidence: Evidence) -> Identity {
     Identity {
-        trace_id: header.trace_id,
+        trace_id: parent.trace_id,
         span_id,
         parent: Some(Parent {
-            span_id: header.span_id,
+            span_id: parent.span_id,
             is_remote: true,
         }),
-        evidence: Some(Evidence::Header),
-        flags: header.flags,
-        state: header.state,
+        evidence: Some(evidence),
+        flags: parent.flags,
+        state: parent.state,
         links: Vec::new(),
         passing: None,
-        remote_flags: Some(header.flags),
+        remote_flags: Some(parent.flags),
     }
 }
 

@@ -8,6 +8,8 @@ use opentelemetry::TraceId;
 
 use super::*;
 
+mod remote;
+
 type Name = &'static str;
 
 const MS: u64 = 1_000_000;
