@@ -175,6 +175,8 @@ pub mod process {
     pub const HEADERS: u32 = 1 << 0;
     /// An event loop for which nginx's rules hold.
     pub const LOOP: u32 = 1 << 1;
+    /// Contexts leave with TCP options.
+    pub const OPTION: u32 = 1 << 2;
 }
 
 /// Declares what may become of a request, or of a connection, with the name that users see.
@@ -236,6 +238,20 @@ outcomes! {
     Unreadable = "unreadable",
     /// A message was withheld because its header could not be written; the program got an error.
     Withheld = "withheld",
+    /// A request's context left with a TCP option.
+    OptionSent = "option_sent",
+    /// A request's context came with a TCP option.
+    OptionReceived = "option_received",
+    /// The segment of a request had no room for the TCP option; the request was left alone.
+    OptionNoRoom = "option_no_room",
+    /// The trace of a request was not known: the head of the request that it was made for is
+    /// longer than this kernel lets the agent search; it was left alone.
+    OptionTraceUnknown = "option_trace_unknown",
+    /// A segment with a TCP option was lost and sent again without.
+    OptionLost = "option_lost",
+    /// A request was left alone because segments with options were lost on the way to that
+    /// address before.
+    OptionPathClosed = "option_path_closed",
 }
 
 #[cfg(feature = "user")]

@@ -54,6 +54,7 @@ kernel_fields! {
     SockUserData = "sock.sk_user_data",
     SockWriteQueued = "sock.sk_wmem_queued",
     SockSendBuffer = "sock.sk_sndbuf",
+    SockOwned = "sock.sk_lock.owned",
     SocketSock = "socket.sk",
     SocketFile = "socket.file",
     FileFlags = "file.f_flags",
@@ -113,8 +114,14 @@ wire! {
         pub has_task_registers_helper: u32,
         /// 1: `bpf_get_socket_cookie` works in tracing programs (Linux 5.12).
         pub has_socket_cookie: u32,
-        /// 1: headers are injected.
+        /// 1: headers or TCP options are injected.
         pub inject: u32,
+        /// 1: TCP options are written and read.
+        pub inject_option: u32,
+        /// 1: headers are injected.
+        pub inject_headers: u32,
+        /// Bytes of a captured request in which its `traceparent` is looked for.
+        pub context_bytes: u32,
         /// Capture budgets in bytes, see [`limits`].
         pub request_turn_bytes: u32,
         pub response_turn_bytes: u32,
@@ -138,6 +145,9 @@ impl KernelConfig {
         has_task_registers_helper: 0,
         has_socket_cookie: 0,
         inject: 0,
+        inject_option: 0,
+        inject_headers: 0,
+        context_bytes: limits::CONTEXT_BYTES as u32,
         request_turn_bytes: limits::REQUEST_TURN_BYTES,
         response_turn_bytes: limits::RESPONSE_TURN_BYTES,
         response_first_call_bytes: limits::RESPONSE_FIRST_CALL_BYTES,

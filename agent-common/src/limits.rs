@@ -83,6 +83,10 @@ pub const INJECT_OFFSET: u32 = 256 * 1024;
 /// followed by the verifier. Most servers refuse longer heads (8 KiB).
 pub const CONTEXT_BYTES: usize = 8 * 1024;
 
+/// The same before Linux 5.17, whose verifier follows more and gives up after a million
+/// instructions.
+pub const SHORT_CONTEXT_BYTES: usize = 1024;
+
 /// Connections of HTTP/2 whose frames are followed at one time. Each has many requests.
 pub const FRAME_CONNECTIONS: u32 = 16_384;
 

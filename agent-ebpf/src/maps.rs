@@ -8,6 +8,7 @@ use agent_common::{
     kernel_config::KernelConfig,
     limits,
     process::GoProcess,
+    tcp_option::{OptionStream, PATHS as PATH_COUNT, PathState, ReceivedContext},
 };
 use aya_ebpf::{
     btf_maps::SkStorage,
@@ -163,3 +164,19 @@ pub(crate) static REQUESTS: LruHashMap<u64, TraceContext> =
 #[map]
 pub(crate) static CALLS: LruHashMap<u64, TraceContext> =
     LruHashMap::with_max_entries(limits::CONNECTIONS, 0);
+
+/// What is remembered of client sockets whose requests may get TCP options; goes with the socket.
+#[btf_map]
+pub(crate) static OPTION_STREAMS: SkStorage<OptionStream> = SkStorage::new();
+
+/// The context that came last with a TCP option, by connection. Inserted as the segment arrives,
+/// when it is not known yet whose connection it is; removed with the connection. LRU, because those
+/// of other processes are not read.
+#[map]
+pub(crate) static RECEIVED: LruHashMap<u64, ReceivedContext> =
+    LruHashMap::with_max_entries(limits::CONNECTIONS, 0);
+
+/// Segments with TCP options that were lost, by the peer's address. Removed when one got through.
+#[map]
+pub(crate) static PATHS: LruHashMap<[u64; 2], PathState> =
+    LruHashMap::with_max_entries(PATH_COUNT, 0);

@@ -97,16 +97,16 @@ pub struct Options {
     #[arg(long, value_name = "EXPORTER", num_args = 1..)]
     pub exporter: Vec<String>,
 
-    /// Add trace context to outgoing traffic: none, headers (HTTP/1 in plain text), all
-    /// [default: none]
+    /// Add trace context to outgoing traffic: none, headers (HTTP/1 in plain text), tcp (an option
+    /// of TCP, for agents on other hosts), all; repeatable [default: none]
     #[arg(long, value_name = "WHAT")]
-    pub inject: Option<String>,
+    pub inject: Vec<String>,
 
     #[arg(
         long,
         value_name = "GRADE",
-        help = "Weakest evidence that makes a parent: header, local_wire, goroutine, \
-                loop, thread, answering, started; a weaker one makes a link [default: started]"
+        help = "Weakest evidence that makes a parent: header, local_wire, tcp_option, \
+                goroutine, loop, thread, answering, started; a weaker one makes a link [default: started]"
     )]
     pub parent_evidence: Option<String>,
 
@@ -174,7 +174,7 @@ impl Options {
         let one = |value: &Option<String>| value.iter().cloned().collect();
         given([
             ("exporter", self.exporter.clone()),
-            ("inject", one(&self.inject)),
+            ("inject", self.inject.clone()),
             ("parent-evidence", one(&self.parent_evidence)),
             ("ready-file", one(&self.ready_file)),
             ("listen", one(&self.listen)),

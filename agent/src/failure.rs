@@ -101,12 +101,7 @@ pub enum Failure {
     #[error("{origin}: {count} values where one is expected. Keep one of them")]
     TooManyValues { origin: String, count: usize },
     #[error(
-        "{origin}: this version injects HTTP/1 headers only, so `{text}` is not available. Give \
-            `headers`, or leave it at `none`: both ends on one host are joined without it"
-    )]
-    InjectionUnavailable { origin: String, text: String },
-    #[error(
-        "headers cannot be injected here: {cause}. Leave out `--inject`, or see what \
+        "trace context cannot be injected here: {cause}. Leave out `--inject`, or see what \
             `agent check` says"
     )]
     InjectionUnsupported { cause: String },
@@ -195,7 +190,6 @@ impl Failure {
             | Self::UnknownValue { .. }
             | Self::AddressMalformed { .. }
             | Self::TooManyValues { .. }
-            | Self::InjectionUnavailable { .. }
             | Self::ExportMalformed { .. }
             | Self::ConfigUnreadable { .. }
             | Self::ConfigMalformed { .. }

@@ -41,7 +41,9 @@ use aya_ebpf::{
 
 use super::inject_head::{self, Reading};
 use crate::{
-    maps::{CONNECTIONS, GRAMMAR, INJECTABLE, INJECTED_SOCKETS, INJECTIONS, LEAVING, STREAMS},
+    maps::{
+        CONNECTIONS, GRAMMAR, INJECTABLE, INJECTED_SOCKETS, INJECTIONS, LEAVING, STREAMS, config,
+    },
     read::typed_field,
 };
 
@@ -74,6 +76,12 @@ fn storage(sk: *mut c_void, initial: *mut OutgoingStream, flags: u64) -> *mut Ou
         )
     }
     .cast()
+}
+
+/// What is remembered of a socket whose messages are read; null where nothing is.
+#[inline(always)]
+pub(crate) fn stream(sk: *mut c_void) -> *const OutgoingStream {
+    storage(sk, core::ptr::null_mut(), 0)
 }
 
 /// Joins a connection that a process of ours began, as soon as the peer has answered.
@@ -115,7 +123,7 @@ fn take_out(ctx: &SockOpsContext) -> Option<()> {
         )
     };
     // SAFETY: as above.
-    if unsafe { (*stream).keeps_callback } == 1 {
+    if unsafe { (*stream).keeps_callback } == 1 || config!(inject_option) == 1 {
         return None;
     }
     ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) as i32)

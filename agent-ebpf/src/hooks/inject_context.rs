@@ -9,16 +9,16 @@ use agent_common::{
     connection::{ConnectionState, Direction, Role},
     injection::{ContextMinted, EVENTS, GRAMMAR_BYTES, OutgoingStream, event, process, state},
     limits,
-    payload::flags,
+    payload::{SocketData, flags},
     record::RecordKind,
 };
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
-use super::inject_head::random;
+use super::{inject_head::random, inject_option};
 use crate::{
     connection::Place,
     emit,
-    maps::{ARMED, CALLS, GRAMMAR, INJECTABLE, REQUESTS, STARTED, WORK},
+    maps::{ARMED, CALLS, GRAMMAR, INJECTABLE, RECEIVED, REQUESTS, STARTED, WORK, config},
     read::task,
     scratch::Scratch,
 };
@@ -38,6 +38,18 @@ pub(crate) struct TraceContext {
 const SAMPLED: u32 = 1;
 
 impl TraceContext {
+    /// There may be one, and it could not be read.
+    const UNKNOWN: Self = Self {
+        trace_id: [0; 2],
+        flags: 0,
+        reserved: 0,
+    };
+
+    #[inline(always)]
+    pub(crate) fn is_known(&self) -> bool {
+        self.trace_id[0] | self.trace_id[1] != 0
+    }
+
     #[inline(always)]
     fn new() -> Self {
         Self {
@@ -61,11 +73,13 @@ fn armed() -> u32 {
 #[inline(always)]
 pub(crate) fn connecting(connection: u64) {
     let mode = armed();
-    if mode & process::HEADERS == 0 {
+    if mode & (process::HEADERS | process::OPTION) == 0 {
         return;
     }
     let is_loop = u32::from(mode & process::LOOP != 0);
-    let _ = INJECTABLE.insert(&connection, &is_loop, 0);
+    if mode & process::HEADERS != 0 {
+        let _ = INJECTABLE.insert(&connection, &is_loop, 0);
+    }
     if is_loop == 1 {
         // SAFETY: copied at once.
         match unsafe { WORK.get(&bpf_get_current_pid_tgid()) } {
@@ -120,15 +134,38 @@ fn of_starter(thread: u64) -> Option<TraceContext> {
 /// The trace of a request that leaves now.
 #[inline(always)]
 pub(crate) fn of_call(stream: &OutgoingStream) -> TraceContext {
-    let thread = bpf_get_current_pid_tgid();
-    let connection = stream.connection;
-    if stream.is_loop == 0 {
+    let both = bpf_get_current_pid_tgid();
+    let sender = Sender {
+        process: (both >> 32) as u32,
+        thread: both as u32,
+    };
+    let is_first = stream.request_position == 0;
+    of_sender(sender, stream.connection, stream.is_loop != 0, is_first)
+}
+
+/// Who sends a request.
+#[derive(Clone, Copy)]
+pub(crate) struct Sender {
+    pub(crate) process: u32,
+    pub(crate) thread: u32,
+}
+
+/// The trace of a request that a thread is about to send; `is_first` on its connection.
+#[inline(always)]
+pub(crate) fn of_sender(
+    sender: Sender,
+    connection: u64,
+    is_loop: bool,
+    is_first: bool,
+) -> TraceContext {
+    let thread = u64::from(sender.process) << 32 | u64::from(sender.thread);
+    if !is_loop {
         return of_thread(thread)
             .or_else(|| of_starter(thread))
             .unwrap_or_else(TraceContext::new);
     }
     // Whoever opened the connection sends its first request, however long that took.
-    let known = if stream.request_position == 0 {
+    let known = if is_first {
         // SAFETY: copied at once.
         unsafe { CALLS.get(&connection) }.copied()
     } else {
@@ -162,7 +199,7 @@ pub(crate) fn moved(
                 let _ = WORK.remove(&thread);
                 return;
             }
-            let context = match inbound(area, captured) {
+            let context = match inbound(area, captured).or_else(|| carried(connection, area)) {
                 Some(context) => context,
                 None => minted(connection, place.position),
             };
@@ -236,6 +273,17 @@ pub(crate) fn destroyed(connection: u64) {
     let _ = CALLS.remove(&connection);
     let _ = REQUESTS.remove(&connection);
     let _ = INJECTABLE.remove(&connection);
+    if config!(inject_option) == 1 {
+        let _ = RECEIVED.remove(&connection);
+    }
+}
+
+/// The context that came with a TCP option for the request that begins with the bytes in `area`.
+#[inline(always)]
+fn carried(connection: u64, area: *const Scratch) -> Option<TraceContext> {
+    // SAFETY: the head of the area is a record of this kind, see `socket_data::write_head`.
+    let sequence = unsafe { (*area.cast::<SocketData>()).tcp_sequence };
+    inject_option::of_request(connection, sequence)
 }
 
 /// A request without context begins a trace; user space is told which.
@@ -290,7 +338,7 @@ const fn following() -> [u8; 256] {
 /// Bytes read between two looks at where the search is.
 const BLOCK: usize = 16;
 
-/// The context that a request carries.
+/// The context that a request carries; `UNKNOWN` when its head is longer than what is searched.
 ///
 /// Not in steps of `bpf_loop`: kernels before 5.13 refuse a program that refers to a callback, even
 /// where it is never called. And without branches within a block: the verifier remembers at most
@@ -300,9 +348,10 @@ fn inbound(area: *const Scratch, captured: u32) -> Option<TraceContext> {
     let table: *const u8 = GRAMMAR.get_ptr(0)?.cast();
     // SAFETY: a place in the area.
     let bytes: *const u8 = unsafe { (&raw const (*area).bytes).cast() };
+    let searched = config!(context_bytes);
     let mut row = state::START;
     let mut read = 0u32;
-    for block in 0..limits::CONTEXT_BYTES / BLOCK {
+    for block in 0..searched as usize / BLOCK {
         if block * BLOCK >= captured as usize || row >= state::FOUND {
             break;
         }
@@ -322,6 +371,9 @@ fn inbound(area: *const Scratch, captured: u32) -> Option<TraceContext> {
             // 1 below `FOUND`, which is 126.
             read += u32::from(row).wrapping_sub(u32::from(state::FOUND)) >> 31;
         }
+    }
+    if row < state::FOUND && searched < captured {
+        return Some(TraceContext::UNKNOWN);
     }
     if row != state::FOUND {
         return None;

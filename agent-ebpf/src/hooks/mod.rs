@@ -4,6 +4,7 @@ pub(crate) mod go;
 pub(crate) mod inject;
 pub(crate) mod inject_context;
 pub(crate) mod inject_head;
+pub(crate) mod inject_option;
 pub(crate) mod kretprobe;
 pub(crate) mod process;
 pub(crate) mod socket_data;

@@ -27,7 +27,7 @@ use aya_ebpf::{
 use crate::{
     connection::{self, Place},
     emit, frames,
-    hooks::inject_context,
+    hooks::{inject_context, inject_option},
     maps::{CONNECTIONS, config},
     process::{self, TracedUnit},
     read::{
@@ -334,6 +334,9 @@ fn emit_data(
         return Some(DONE);
     }
     let place = connection::place(state, transfer.direction);
+    if config!(inject_option) == 1 && matches!(transfer.direction, Direction::Inbound) {
+        inject_option::read_up_to(identity, sock.copied_sequence());
+    }
     let is_followed = frames::are_followed(identity, state);
     if is_followed && frames::passes(identity, transfer.direction, moved) {
         connection::advance(state, transfer.direction, moved, now_ns, [0; 8]);

@@ -16,6 +16,7 @@ use crate::{
     context::Evidence,
     export::{self, Kind as Exporter},
     failure::Failure,
+    kernel::injection::Carriers,
     process::select::{ExecutableGlob, PortSet, Selection},
     sample::Sampler,
 };
@@ -35,8 +36,8 @@ pub struct Config {
     pub sampler: Sampler,
     /// The weakest evidence that makes a parent.
     pub parent_evidence: Evidence,
-    /// Headers are put into outgoing requests.
-    pub inject_headers: bool,
+    /// What carries trace context in outgoing requests.
+    pub inject: Carriers,
 }
 
 /// Declares a choice by the words users write.
@@ -139,7 +140,7 @@ impl Config {
             listen: listen.map(|(_, address)| address),
             log_level: log_level.map_or(LogLevel::Info, |(_, level)| level),
             sampler,
-            inject_headers: inject.is_some_and(|(_, inject)| inject),
+            inject: inject.map_or_else(Carriers::default, |(_, carriers)| carriers),
             parent_evidence: parent_evidence.map_or_else(Evidence::default, |(_, weakest)| weakest),
         };
         Ok((config, warnings))
@@ -267,24 +268,19 @@ fn exporter_words(given: &Given) -> Result<Vec<Exporter>, Failure> {
     given.parts().map(parse).collect()
 }
 
-/// Whether headers are injected. OBI says `disabled` for none and `http` for headers.
-fn injection(given: &Given) -> Result<bool, Failure> {
-    let text = single(given)?;
-    if given.is_foreign() {
-        match text.to_ascii_lowercase().as_str() {
-            "disabled" => return Ok(false),
-            "http" => return Ok(true),
-            _ => {}
-        }
+/// What is injected: one word or several. OBI says `disabled` for none and `http` for headers.
+fn injection(given: &Given) -> Result<Carriers, Failure> {
+    let mut carriers = Carriers::default();
+    for part in given.parts() {
+        let word = match part.to_ascii_lowercase().as_str() {
+            "disabled" if given.is_foreign() => Injection::None,
+            "http" if given.is_foreign() => Injection::Headers,
+            _ => parse_word(given, part)?,
+        };
+        carriers.headers |= matches!(word, Injection::Headers | Injection::All);
+        carriers.option |= matches!(word, Injection::Tcp | Injection::All);
     }
-    match parse_word(given, &text)? {
-        Injection::None => Ok(false),
-        Injection::Headers | Injection::All => Ok(true),
-        Injection::Tcp => Err(Failure::InjectionUnavailable {
-            origin: given.origin.clone(),
-            text: Injection::Tcp.word().to_owned(),
-        }),
-    }
+    Ok(carriers)
 }
 
 fn pids(given: &Given) -> Result<Vec<u32>, Failure> {

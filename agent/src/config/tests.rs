@@ -205,7 +205,7 @@ fn wrong_values_of_others_warn() {
         ("OTEL_LOG_LEVEL", "loud"),
         ("OTEL_EBPF_OPEN_PORT", "http"),
         ("OTEL_EBPF_TRACE_PRINTER", "counter"),
-        ("OTEL_EBPF_BPF_CONTEXT_PROPAGATION", "tcp"),
+        ("OTEL_EBPF_BPF_CONTEXT_PROPAGATION", "ip"),
         ("OTEL_TRACES_SAMPLER", "nonsense"),
     ];
     for (name, value) in table {
@@ -226,30 +226,37 @@ fn wrong_values_of_others_warn() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
 
-/// Headers are injected only when asked for, in our words or in OBI's.
+/// Context is injected only when asked for, in our words or in OBI's.
 #[test]
 fn injection_is_asked_for() {
     let obi = "OTEL_EBPF_BPF_CONTEXT_PROPAGATION";
-    let table: [(Pairs<'_>, Pairs<'_>, bool); 8] = [
-        (&[], &[], false),
-        (&[("inject", "none")], &[(obi, "headers")], false),
-        (&[("inject", "headers")], &[], true),
-        (&[("inject", "all")], &[], true),
-        (&[], &[("EBPF_AGENT_INJECT", "headers")], true),
-        (&[], &[(obi, "headers")], true),
-        (&[], &[(obi, "http")], true),
-        (&[], &[(obi, "disabled")], false),
+    let table: [(Pairs<'_>, Pairs<'_>, &[&str]); 11] = [
+        (&[], &[], &[]),
+        (&[("inject", "none")], &[(obi, "headers")], &[]),
+        (&[("inject", "headers")], &[], &["headers"]),
+        (&[("inject", "tcp")], &[], &["tcp"]),
+        (&[("inject", "headers,tcp")], &[], &["headers", "tcp"]),
+        (&[("inject", "all")], &[], &["headers", "tcp"]),
+        (&[], &[("EBPF_AGENT_INJECT", "headers")], &["headers"]),
+        (&[], &[(obi, "headers")], &["headers"]),
+        (&[], &[(obi, "http")], &["headers"]),
+        (&[], &[(obi, "headers,tcp")], &["headers", "tcp"]),
+        (&[], &[(obi, "disabled")], &[]),
     ];
     for (flags, environment, expected) in table {
         let config = config(flags, environment);
-        assert_eq!(config.inject_headers, expected, "{flags:?} {environment:?}");
+        let carriers = Carriers {
+            headers: expected.contains(&"headers"),
+            option: expected.contains(&"tcp"),
+        };
+        assert_eq!(config.inject, carriers, "{flags:?} {environment:?}");
     }
 }
 
 /// What is wrong in our own settings stops the agent with exit code 2, and names where it was.
 #[test]
 fn wrong_values_of_ours_stop() {
-    let table: [(Pairs<'_>, Pairs<'_>, &[&str]); 16] = [
+    let table: [(Pairs<'_>, Pairs<'_>, &[&str]); 15] = [
         (&[("pid", "abc")], &[], &["--pid", "\"abc\""]),
         (&[("pid", "0")], &[], &["--pid", "\"0\""]),
         (&[("pid", "1,")], &[], &["--pid", "\"\""]),
@@ -265,11 +272,6 @@ fn wrong_values_of_ours_stop() {
             &[("exporter", "jaeger")],
             &[],
             &["--exporter", "otlp, console, json, none"],
-        ),
-        (
-            &[("inject", "tcp")],
-            &[],
-            &["--inject", "`tcp`", "HTTP/1 headers only"],
         ),
         (&[("inject", "magic")], &[], &["none, headers, tcp, all"]),
         (&[("listen", "9464")], &[], &["--listen", "127.0.0.1:9464"]),

@@ -30,12 +30,14 @@ pub enum Feature {
     ConnectionError,
     /// Putting headers into outgoing requests.
     HeaderInjection,
+    /// Carrying trace context in TCP options.
+    TcpOption,
     /// Goroutines of Go programs.
     Goroutines,
 }
 
 impl Feature {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SocketCapture,
         Self::UnixSockets,
         Self::LocalWire,
@@ -47,6 +49,7 @@ impl Feature {
         Self::NetworkNamespace,
         Self::ConnectionError,
         Self::HeaderInjection,
+        Self::TcpOption,
         Self::Goroutines,
     ];
 
@@ -63,6 +66,7 @@ impl Feature {
             Self::NetworkNamespace => "network namespaces",
             Self::ConnectionError => "the reason of broken connections",
             Self::HeaderInjection => "header injection",
+            Self::TcpOption => "trace context in TCP options",
             Self::Goroutines => "goroutines of Go programs",
         }
     }
@@ -97,6 +101,7 @@ pub const fn needed_by(field: KernelField) -> Feature {
         F::RegistersGoroutine => Feature::Goroutines,
         F::SockBacklogLimit => Feature::OldConnectionRole,
         F::SockUserData | F::SockWriteQueued | F::SockSendBuffer => Feature::HeaderInjection,
+        F::SockOwned => Feature::TcpOption,
         F::TcpWriteSequence | F::TcpCopiedSequence => Feature::LocalWire,
         F::UnixPeer | F::UnixAddress | F::UnixAddressLength | F::UnixAddressName => {
             Feature::UnixSockets

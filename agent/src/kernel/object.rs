@@ -24,7 +24,7 @@ use super::{
     features::Helpers,
     frames::Frames,
     go::GoHooks,
-    injection::{Injection, Outcomes},
+    injection::{Carriers, Injection, Outcomes},
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
@@ -42,8 +42,8 @@ pub struct Settings {
     /// Every process that replaces its program is traced until it is decided whether the user
     /// chose it by its executable.
     pub consider_execs: bool,
-    /// Headers are injected into requests of the processes that [`Injection`] is told of.
-    pub inject: bool,
+    /// What carries trace context in requests of the processes that [`Injection`] is told of.
+    pub inject: Carriers,
     /// Inclusive ranges: a process that begins to listen in one is traced. At most
     /// [`limits::PORT_RANGES`]; more are matched in user space only.
     pub ports: Vec<(u16, u16)>,
@@ -188,12 +188,18 @@ fn try_path<'a>(
             "RECORDS",
             settings.ring_bytes.unwrap_or(limits::RING_BYTES_PER_CPU),
         );
-    let mut ebpf = if config.inject == 1 {
-        loader.load(OBJECT)
-    } else {
-        for map in INJECTION_MAPS {
+    for (maps, is_needed) in [
+        (INJECTION_MAPS, config.inject == 1),
+        (HEADER_MAPS, config.inject_headers == 1),
+        (OPTION_MAPS, config.inject_option == 1),
+    ] {
+        for map in maps.iter().filter(|_| !is_needed) {
             loader.map_max_entries(map, 1);
         }
+    }
+    let mut ebpf = if config.inject_headers == 1 {
+        loader.load(OBJECT)
+    } else {
         loader.load(&without_socket_map(OBJECT))
     }
     .map_err(PathError::Object)?;
@@ -221,37 +227,40 @@ fn start_injection(
     ebpf: &mut Ebpf,
     report: &Report,
 ) -> Result<Option<Injection>, LoadError> {
-    if !settings.inject {
+    let Carriers { headers, option } = settings.inject;
+    if !headers && !option {
         return Ok(None);
     }
-    if let Some((_, field)) = report
-        .missing_features
-        .iter()
-        .find(|(feature, _)| *feature == Feature::HeaderInjection)
-    {
+    let needed = [
+        (headers, Feature::HeaderInjection),
+        (option, Feature::TcpOption),
+        (option, Feature::LocalWire),
+    ];
+    if let Some((_, field)) = report.missing_features.iter().find(|(missing, _)| {
+        needed
+            .iter()
+            .any(|(is_asked, feature)| *is_asked && feature == missing)
+    }) {
         let cause = format!("the kernel lacks the field {}", field.path());
         return Err(LoadError::Injection(cause));
     }
-    if config.has_socket_cookie == 0 {
+    if headers && config.has_socket_cookie == 0 {
         let cause = "connections cannot be told apart by cookie here (Linux 5.12, not kretprobe)";
         return Err(LoadError::Injection(cause.to_owned()));
     }
-    Injection::start(ebpf)
+    Injection::start(ebpf, settings.inject)
         .map(Some)
         .map_err(|error| LoadError::Injection(format!("{error:#}")))
 }
 
 /// Maps that only injection fills.
-const INJECTION_MAPS: [&str; 8] = [
-    "INJECTED_SOCKETS",
-    "ARMED",
-    "INJECTABLE",
-    "LEAVING",
-    "WORK",
-    "STARTED",
-    "REQUESTS",
-    "CALLS",
-];
+const INJECTION_MAPS: &[&str] = &["ARMED", "WORK", "STARTED", "REQUESTS", "CALLS"];
+
+/// Maps that only injection of headers fills.
+const HEADER_MAPS: &[&str] = &["INJECTED_SOCKETS", "INJECTABLE", "LEAVING"];
+
+/// Maps that only TCP options fill.
+const OPTION_MAPS: &[&str] = &["RECEIVED", "PATHS"];
 
 /// The object with a plain hash in place of the map of sockets, which needs a capability
 /// (`CAP_NET_ADMIN`) that nothing else does. Its definition is found by its content: type, sizes
@@ -349,7 +358,10 @@ fn missing_features(missing: &[KernelField]) -> Result<Vec<(Feature, KernelField
 fn select(settings: &Settings, config: &mut KernelConfig) {
     config.agent_process_id = settings.agent_process_id;
     config.trace_all = u32::from(settings.trace_all);
-    config.inject = u32::from(settings.inject);
+    let Carriers { headers, option } = settings.inject;
+    config.inject = u32::from(headers || option);
+    config.inject_headers = u32::from(headers);
+    config.inject_option = u32::from(option);
     config.consider_execs = u32::from(settings.consider_execs);
     for ((first, last), range) in settings.ports.iter().zip(&mut config.ports) {
         *range = PortRange {
@@ -408,8 +420,12 @@ fn announce(report: &Report) {
     let Helpers {
         task_registers,
         socket_cookie,
+        long_searches,
     } = report.helpers;
-    debug!(task_registers, socket_cookie, "kernel helpers");
+    debug!(
+        task_registers,
+        socket_cookie, long_searches, "kernel helpers"
+    );
     for feature in Feature::ALL {
         if report
             .missing_features

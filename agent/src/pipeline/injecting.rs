@@ -1,10 +1,10 @@
-//! EDGE: whose requests get headers, told to the kernel side.
+//! EDGE: whose requests get headers or TCP options, told to the kernel side.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
 use crate::{
     event::{ConnectionId, ProcessId},
-    kernel::injection::{Injection, Mode, WaitingBytes},
+    kernel::injection::{Carriers, Injection, Mode, WaitingBytes},
     process::{
         Facts,
         injectable::{self, Verdict},
@@ -14,8 +14,8 @@ use crate::{
 pub(super) struct Injecting {
     /// `None`: nothing is injected.
     injection: Option<Injection>,
-    /// Executables that were said to be left alone.
-    named: BTreeSet<String>,
+    /// Executables that were said to be left alone, and by what.
+    named: BTreeSet<(String, &'static str)>,
     /// Executables whose requests fared worse with headers.
     stopped: BTreeSet<PathBuf>,
 }
@@ -26,10 +26,15 @@ const NAMED: usize = 256;
 impl Injecting {
     pub(super) fn new(injection: Option<Injection>) -> Self {
         if let Some(injection) = &injection {
-            tracing::info!(
-                waiting_bytes = ?injection.waiting_bytes,
-                "headers are injected into HTTP/1 requests in plain text"
-            );
+            if let Some(waiting_bytes) = injection.waiting_bytes() {
+                tracing::info!(
+                    ?waiting_bytes,
+                    "headers are injected into HTTP/1 requests in plain text"
+                );
+            }
+            if injection.carriers().option {
+                tracing::info!("TCP options carry trace context to agents on other hosts");
+            }
         }
         Self {
             injection,
@@ -47,16 +52,33 @@ impl Injecting {
             injection.disarm(process);
             return;
         }
-        match injectable::judge(facts, injection.waiting_bytes == WaitingBytes::Told) {
-            Verdict::Loop => arm(injection, process, Mode::Loop),
-            Verdict::Threads => arm(injection, process, Mode::Threads),
-            Verdict::LeftAlone(reason) => {
-                injection.disarm(process);
-                let name = facts.executable_name().unwrap_or("unknown").to_owned();
-                if self.named.len() < NAMED && self.named.insert(name.clone()) {
-                    tracing::info!(executable = name, reason, "no headers are injected");
-                }
+        let headers = injection
+            .waiting_bytes()
+            .map(|waiting| injectable::judge(facts, waiting == WaitingBytes::Told));
+        let option = injection
+            .carriers()
+            .option
+            .then(|| injectable::judge_option(facts));
+        let carriers = Carriers {
+            headers: headers.is_some_and(|verdict| mode(verdict).is_some()),
+            option: option.is_some_and(|verdict| mode(verdict).is_some()),
+        };
+        match headers.and_then(mode).or(option.and_then(mode)) {
+            Some(mode) => arm(injection, process, mode, carriers),
+            None => injection.disarm(process),
+        }
+        for (verdict, what) in [(headers, "headers"), (option, "TCP options")] {
+            if let Some(Verdict::LeftAlone(reason)) = verdict {
+                self.name(facts, reason, what);
             }
+        }
+    }
+
+    /// Says once for each executable why it is left alone.
+    fn name(&mut self, facts: &Facts, reason: &str, what: &'static str) {
+        let name = facts.executable_name().unwrap_or("unknown").to_owned();
+        if self.named.len() < NAMED && self.named.insert((name.clone(), what)) {
+            tracing::info!(executable = name, reason, "no {what} are injected");
         }
     }
 
@@ -78,8 +100,8 @@ impl Injecting {
         tracing::warn!(
             pid = process.pid,
             executable = %executable.display(),
-            "requests with an injected header were refused or broke more often than others: no \
-             more headers for this program"
+            "requests with an injected header or TCP option were refused or broke more often than \
+             others: no more headers for this program, and no options"
         );
         if !executable.as_os_str().is_empty() {
             self.stopped.insert(executable);
@@ -93,9 +115,23 @@ impl Injecting {
     }
 }
 
-fn arm(injection: &mut Injection, process: ProcessId, mode: Mode) {
-    tracing::debug!(pid = process.pid, ?mode, "headers are injected");
-    if let Err(error) = injection.arm(process, mode) {
-        tracing::warn!(pid = process.pid, %error, "no headers are injected");
+/// How calls are tied to requests; `None` for a program that is left alone.
+fn mode(verdict: Verdict) -> Option<Mode> {
+    match verdict {
+        Verdict::Loop => Some(Mode::Loop),
+        Verdict::Threads => Some(Mode::Threads),
+        Verdict::LeftAlone(_) => None,
+    }
+}
+
+fn arm(injection: &mut Injection, process: ProcessId, mode: Mode, carriers: Carriers) {
+    tracing::debug!(
+        pid = process.pid,
+        ?mode,
+        ?carriers,
+        "trace context is injected"
+    );
+    if let Err(error) = injection.arm(process, mode, carriers) {
+        tracing::warn!(pid = process.pid, %error, "no trace context is injected");
     }
 }

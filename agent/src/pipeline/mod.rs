@@ -51,7 +51,7 @@ use crate::{
     engine,
     export::{self, Exporters},
     failure::Failure,
-    kernel::{self, CapturePath, LoadError},
+    kernel::{self, CapturePath, LoadError, injection::Carriers},
     launch::{Held, Running},
     ledger::Ledger,
     process::watch::ProcFs,
@@ -113,7 +113,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         host: system::host(),
         sampler: config.sampler,
         parent_evidence: config.parent_evidence,
-        is_injecting: config.inject_headers,
+        is_injecting: !config.inject.is_none(),
         boot_seconds: procfs.boot_seconds(),
         seed: rand::random(),
     };
@@ -147,7 +147,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
             );
             let injected = counters(
                 "ebpf_agent_injections_total",
-                "What became of requests and connections that headers were to be put into.",
+                "What became of requests and connections that trace context was to be put into.",
                 "outcome",
                 injected
                     .iter()
@@ -280,7 +280,7 @@ fn kernel_settings(config: &Config, ring_bytes: u32) -> kernel::Settings {
             Capture::Kretprobe => Some(CapturePath::Kretprobe),
         },
         trace_all: selection.all,
-        inject: config.inject_headers,
+        inject: config.inject,
         consider_execs: !selection.executables.is_empty(),
         ports: selection
             .ports
@@ -360,11 +360,28 @@ pub fn probe() -> KernelReport {
         });
         hook(symbol, purpose, outcome)
     }));
-    hooks.push(hook(
-        "sockops and sk_msg",
-        "header injection, where asked for",
-        probe_injection(&settings),
-    ));
+    let headers = Carriers {
+        headers: true,
+        option: false,
+    };
+    let option = Carriers {
+        headers: false,
+        option: true,
+    };
+    for (symbol, purpose, carriers) in [
+        (
+            "sockops and sk_msg",
+            "header injection, where asked for",
+            headers,
+        ),
+        (
+            "sockops",
+            "trace context in TCP options, where asked for",
+            option,
+        ),
+    ] {
+        hooks.push(hook(symbol, purpose, probe_injection(&settings, carriers)));
+    }
     let missing_fields = report
         .missing_features
         .iter()
@@ -377,10 +394,10 @@ pub fn probe() -> KernelReport {
     }
 }
 
-/// Loads it all once more, with a trial of injection on the agent's own sockets.
-fn probe_injection(settings: &kernel::Settings) -> Outcome {
+/// Loads it all once more; headers are tried with the agent's own sockets.
+fn probe_injection(settings: &kernel::Settings, carriers: Carriers) -> Outcome {
     let settings = kernel::Settings {
-        inject: true,
+        inject: carriers,
         ..settings.clone()
     };
     match kernel::load(&settings) {
