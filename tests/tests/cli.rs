@@ -89,7 +89,6 @@ fn bad_values() {
         (&["--port", "9000-8000"], &["9000-8000"]),
         (&["--port", "80,http"], &["http"]),
         (&["--port", "70000"], &["70000"]),
-        (&["--all", "--inject", "tcp"], &["tcp", "headers", "none"]),
         (&["--all", "--inject", "sideways"], &["sideways"]),
         (&["--all", "--exporter", "fax"], &["fax", "otlp"]),
         (&["--all", "--listen", "nowhere"], &["nowhere"]),

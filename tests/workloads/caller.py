@@ -1,4 +1,4 @@
-"""Calls a server in the ways Python programs do, when told.
+"""Calls a server (PORT [HOST]) in the ways Python programs do, when told.
 
 For each line of input, `MODE COUNT`, it sends so many requests and prints a line of JSON: how
 many failed, and the first failure.
@@ -16,14 +16,15 @@ import threading
 import urllib.request
 
 PORT = int(sys.argv[1])
+HOST = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
 BODY = b"b" * 3000
 STOP = threading.Event()
 
 
 def connect(timeout):
     if timeout is None:
-        return http.client.HTTPConnection("127.0.0.1", PORT)
-    return http.client.HTTPConnection("127.0.0.1", PORT, timeout=timeout)
+        return http.client.HTTPConnection(HOST, PORT)
+    return http.client.HTTPConnection(HOST, PORT, timeout=timeout)
 
 
 def ask(connection, path, body=None):
@@ -51,7 +52,7 @@ def single(count):
 def with_urllib(count):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for _ in range(count):
-        with opener.open(f"http://127.0.0.1:{PORT}/urllib", timeout=60) as response:
+        with opener.open(f"http://{HOST}:{PORT}/urllib", timeout=60) as response:
             assert response.read() == b"ok"
         yield
 

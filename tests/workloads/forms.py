@@ -1,10 +1,10 @@
 """Requests in every form that reaches a socket, and streams that are no requests.
 
-`forms.py tap` accepts connections, answers what it reads, and prints a line of JSON for each when
+`forms.py tap [ADDRESS]` accepts connections, answers what it reads, and prints a line of JSON for each when
 it ends: the client's port, the hash of what arrived without the headers that were added on the
 way, and how many those were.
 
-`forms.py send PORT ROUNDS` connects and waits for a line on its input. Then it sends every form
+`forms.py send PORT ROUNDS [ADDRESS]` connects and waits for a line on its input. Then it sends every form
 so many times, each over a connection of its own, and prints a line of JSON for each: the form,
 its port, the hash of what it sent, and how many headers are to be added.
 """
@@ -35,8 +35,8 @@ def say(**line):
     print(json.dumps(line), flush=True)
 
 
-def tap():
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+def tap(address="127.0.0.1"):
+    listener = socket.create_server((address, 0), backlog=128)
     say(port=listener.getsockname()[1])
     while True:
         connection, peer = listener.accept()
@@ -62,9 +62,9 @@ def read(connection, port):
 
 
 class Sender:
-    def __init__(self, port):
+    def __init__(self, address, port):
         # With a time-out Python sets the socket to not blocking, and waits by itself.
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.socket = socket.create_connection((address, port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.hash = hashlib.sha256()
 
@@ -79,7 +79,10 @@ class Sender:
             file.flush()
             sent = 0
             while sent < len(data):
-                sent += os.sendfile(self.socket.fileno(), file.fileno(), sent, len(data) - sent)
+                try:
+                    sent += os.sendfile(self.socket.fileno(), file.fileno(), sent, len(data) - sent)
+                except BlockingIOError:
+                    select.select([], [self.socket], [])
 
     def send_without_blocking(self, data):
         """As event loops do: what does not fit is sent again later."""
@@ -350,13 +353,13 @@ FORMS = [
 ]
 
 
-def send(port, rounds):
+def send(port, rounds, address="127.0.0.1"):
     signal.signal(signal.SIGALRM, lambda *_: None)
     say(ready=True)
     sys.stdin.readline()
     for _ in range(rounds):
         for name, form in FORMS:
-            to = Sender(port)
+            to = Sender(address, port)
             local = to.socket.getsockname()[1]
             error, added = None, -1
             try:
@@ -369,6 +372,6 @@ def send(port, rounds):
 
 if __name__ == "__main__":
     if sys.argv[1] == "tap":
-        tap()
+        tap(*sys.argv[2:])
     else:
-        send(int(sys.argv[2]), int(sys.argv[3]))
+        send(int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

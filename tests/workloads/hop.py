@@ -2,7 +2,8 @@
 
     hop.py ADDRESS              answers
     hop.py ADDRESS HOST:PORT    calls HOST:PORT before it answers; a path that begins with
-                                /thread from a thread that is started for it
+                                /thread from a thread that is started for it, one that begins with
+                                /kept over a blocking connection that is kept
 """
 
 import http.client
@@ -12,6 +13,8 @@ import sys
 import threading
 
 BACK = sys.argv[2] if len(sys.argv) > 2 else None
+KEPT = http.client.HTTPConnection(BACK) if BACK else None
+LOCK = threading.Lock()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -23,9 +26,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.body = connection.getresponse().read()
         connection.close()
 
+    def call_kept(self):
+        with LOCK:
+            KEPT.request("GET", "/back" + self.path)
+            self.body = KEPT.getresponse().read()
+
     def do_GET(self):
         self.body = b"ok"
-        if BACK and self.path.startswith("/thread"):
+        if BACK and self.path.startswith("/kept"):
+            self.call_kept()
+        elif BACK and self.path.startswith("/thread"):
             thread = threading.Thread(target=self.call)
             thread.start()
             thread.join()

@@ -24,8 +24,10 @@ pub const FILES: [(&str, usize); 4] = [
 pub struct NginxOptions {
     pub workers: u32,
     pub sendfile: Sendfile,
-    /// Port of a server on 127.0.0.1 that gets what no own route takes, over a keep-alive pool.
+    /// Port of a server at `upstream_address` that gets what no own route takes, over a keep-alive
+    /// pool.
     pub upstream: Option<u16>,
+    pub upstream_address: String,
     pub service: Option<String>,
 }
 
@@ -41,6 +43,7 @@ impl Default for NginxOptions {
             workers: 2,
             sendfile: Sendfile::On,
             upstream: None,
+            upstream_address: "127.0.0.1".to_owned(),
             service: None,
         }
     }
@@ -173,7 +176,8 @@ fn configuration(options: &NginxOptions, port: u16, directory: &TempDir) -> Stri
     let listen =
         format!("listen 127.0.0.1:{port}; listen [::1]:{port}; listen unix:{root}/socket;");
     let upstream = options.upstream.map_or_else(String::new, |port| {
-        format!("upstream behind {{ server 127.0.0.1:{port}; keepalive 32; }}")
+        let address = &options.upstream_address;
+        format!("upstream behind {{ server {address}:{port}; keepalive 32; }}")
     });
     let proxy = match options.upstream {
         None => "",

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::Command};
 use serde::Deserialize;
 
 use crate::{
+    namespace::Namespace,
     process::{Process, crate_file},
     python,
 };
@@ -51,8 +52,19 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn start() -> Self {
-        let mut command = Command::new(python::interpreter());
-        command.arg(crate_file("workloads/recorder.py"));
+        Self::start_at(Command::new("env"), "127.0.0.1")
+    }
+
+    /// Listens at an address of a network namespace.
+    pub fn start_in(namespace: &Namespace) -> Self {
+        Self::start_at(namespace.command(), namespace.far())
+    }
+
+    fn start_at(mut command: Command, address: &str) -> Self {
+        command
+            .arg(python::interpreter())
+            .arg(crate_file("workloads/recorder.py"))
+            .arg(address);
         let mut process = Process::spawn("recorder", &mut command);
         let port = process.json_line(0)["port"].as_u64();
         Self {
@@ -66,6 +78,10 @@ impl Recorder {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// What arrived since the last time.
@@ -86,16 +102,24 @@ pub struct Caller {
 
 impl Caller {
     pub fn python(port: u16) -> Self {
-        Self::start(python::interpreter(), "workloads/caller.py", port)
+        Self::python_to("127.0.0.1", port)
+    }
+
+    /// Calls a server that may be on another host.
+    pub fn python_to(host: &str, port: u16) -> Self {
+        Self::start(python::interpreter(), "workloads/caller.py", port, &[host])
     }
 
     pub fn node(port: u16) -> Self {
-        Self::start(PathBuf::from("node"), "workloads/caller.js", port)
+        Self::start(PathBuf::from("node"), "workloads/caller.js", port, &[])
     }
 
-    fn start(interpreter: PathBuf, script: &str, port: u16) -> Self {
+    fn start(interpreter: PathBuf, script: &str, port: u16, more: &[&str]) -> Self {
         let mut command = Command::new(interpreter);
-        command.arg(crate_file(script)).arg(port.to_string());
+        command
+            .arg(crate_file(script))
+            .arg(port.to_string())
+            .args(more);
         let mut process = Process::spawn("caller", &mut command);
         process.json_line(0);
         Self { process, asked: 0 }

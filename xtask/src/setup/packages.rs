@@ -20,6 +20,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("wrk", "wrk"),           // tests, bench
     ("curl", "curl"),         // tests, demo
     ("ip", "iproute2"),       // tests: network namespaces
+    ("nft", "nftables"),      // tests: a firewall on the way
     ("node", "nodejs"),       // tests, demo
     ("npm", "npm"),           // tests: packages of Node
     ("python3", "python3"),   // tests, demo
