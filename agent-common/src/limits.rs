@@ -83,5 +83,11 @@ pub const INJECT_OFFSET: u32 = 256 * 1024;
 /// followed by the verifier. Most servers refuse longer heads (8 KiB).
 pub const CONTEXT_BYTES: usize = 8 * 1024;
 
+/// TLS sessions whose connection is remembered at one time.
+pub const TLS_SESSIONS: u32 = 32_768;
+
+/// Threads inside a call of a TLS library at one time, and as many that were lately.
+pub const TLS_THREADS: u32 = 16_384;
+
 /// Connections that have left the map and wait for user space to remove them.
 pub const LEAVING: u32 = 65_536;

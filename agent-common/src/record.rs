@@ -36,6 +36,8 @@ pub enum RecordKind {
     ProcessListen = 7,
     /// [`crate::injection::ContextMinted`].
     ContextMinted = 32,
+    /// [`crate::connection::PlaintextOpened`].
+    PlaintextOpened = 48,
     /// [`crate::process::GoCall`].
     GoCall = 8,
     /// [`crate::process::ProcessExit`] of a thread that was not the last one.
@@ -59,6 +61,7 @@ impl TryFrom<u16> for RecordKind {
             6 => Self::ProcessExit,
             7 => Self::ProcessListen,
             32 => Self::ContextMinted,
+            48 => Self::PlaintextOpened,
             8 => Self::GoCall,
             9 => Self::ThreadExit,
             other => return Err(UnknownKind(other)),

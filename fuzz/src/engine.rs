@@ -106,6 +106,7 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                 | Command::ReadProcess(_)
                 | Command::ReadThread(_)
                 | Command::NoteProgram(_)
+                | Command::NoteTls(_)
                 | Command::StopInjecting(_),
             ) => {}
         }

@@ -5,6 +5,7 @@ pub(crate) mod inject;
 pub(crate) mod inject_context;
 pub(crate) mod inject_head;
 pub(crate) mod kretprobe;
+pub(crate) mod openssl;
 pub(crate) mod process;
 pub(crate) mod socket_data;
 pub(crate) mod socket_lifecycle;

@@ -11,7 +11,10 @@ use crate::{
         beginning::{KEPT, Kept, Undecided, flow, hand_over},
         stream::{Step, Stream},
     },
-    event::{ClosingStep, Data, Direction, DirectionState, Endpoints, ProcessId, Role, Unit},
+    event::{
+        ClosingStep, Data, Direction, DirectionState, Endpoints, PlaintextOpened, ProcessId, Role,
+        Unit,
+    },
     protocol::{
         Awaited, EndCause, Flow, Input, Session, Shortfall,
         detect::{self, Detection, Opening},
@@ -40,6 +43,14 @@ enum Understanding {
     Opaque,
 }
 
+/// What is known of the connection that carries plaintext encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plaintext {
+    /// TCP sequence numbers at which its directions began, inbound and outbound: with a position
+    /// in the plaintext they make a number that both ends of the session know. 0 where they do not.
+    pub origins: [u32; 2],
+}
+
 /// A connection of a traced process.
 pub struct Connection {
     pub process: ProcessId,
@@ -58,6 +69,8 @@ pub struct Connection {
     /// Its protocol runs exchanges side by side.
     is_multiplexed: bool,
     unix_path: Option<String>,
+    /// It is what a TLS session carries.
+    plaintext: Option<Plaintext>,
     inbound: Stream,
     outbound: Stream,
     understanding: Understanding,
@@ -88,6 +101,7 @@ impl Connection {
             shortfall: Shortfall::default(),
             is_multiplexed: false,
             unix_path: None,
+            plaintext: None,
             inbound: Stream::default(),
             outbound: Stream::default(),
             understanding: Understanding::Undecided(Undecided::default()),
@@ -111,6 +125,19 @@ impl Connection {
     /// The path its named end is bound to.
     pub fn set_unix_path(&mut self, path: Option<String>) {
         self.unix_path = path;
+    }
+
+    /// It is what a TLS session carries, over a connection with these ends.
+    pub fn handle_plaintext(&mut self, opened: &PlaintextOpened) {
+        self.endpoints = opened.endpoints;
+        self.plaintext = Some(Plaintext {
+            origins: opened.origins,
+        });
+    }
+
+    /// `None`: it is a connection itself.
+    pub fn plaintext(&self) -> Option<Plaintext> {
+        self.plaintext
     }
 
     /// What was learned, oldest first. Call until `None` after each `handle_*`.
@@ -172,6 +199,9 @@ impl Connection {
         self.process = data.unit.process;
         self.endpoints = data.endpoints;
         self.complete |= data.complete;
+        if data.plaintext {
+            self.plaintext.get_or_insert_default();
+        }
         if data.complete {
             self.inbound.begin_at(0);
             self.outbound.begin_at(0);
@@ -373,6 +403,8 @@ impl Connection {
                 let differs = |one, other| one != 0 && other != 0 && one != other;
                 differs(local, other_local) || differs(remote, other_remote)
             }
+            // Plaintext whose connection is told later, or not at all.
+            (Endpoints::Unknown, _) | (_, Endpoints::Unknown) => false,
             _ => true,
         }
     }

@@ -58,6 +58,12 @@ pub enum WireKey {
         client: (std::net::IpAddr, u16),
         sequence: u32,
     },
+    /// The same of a TLS session: the TCP sequence number at which the connection's direction
+    /// began, and from there on the plaintext.
+    Tls {
+        client: (std::net::IpAddr, u16),
+        place: u32,
+    },
     /// Identities of both sockets and the position of the request's first byte.
     Unix {
         client: u64,

@@ -26,8 +26,8 @@ use crate::{
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
-        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted, ProcessId,
-        Role, Traced, Unit, clock::WallClock, decode,
+        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted,
+        PlaintextOpened, ProcessId, Role, Traced, Unit, clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
     sample::Sampler,
@@ -79,6 +79,9 @@ pub enum Command {
     /// A traced process runs another program now: [`Engine::facts`] says which. There is nothing
     /// to answer.
     NoteProgram(ProcessId),
+    /// A traced process speaks TLS on a connection of which only the encrypted bytes are seen.
+    /// There is nothing to answer.
+    NoteTls(ProcessId),
     /// Requests of this process fare worse since headers are put into them: stop it. There is
     /// nothing to answer.
     StopInjecting(ProcessId),
@@ -167,7 +170,9 @@ impl Engine {
                 let Some(opened) = opened else { return };
                 opened.set_unix_path(unix_path);
                 if role == Role::Client && self.is_nginx(unit.process) {
-                    self.exchanges.lineage.handle_connect(unit, connection);
+                    let lineage = &mut self.exchanges.lineage;
+                    lineage.handle_connect(unit, connection);
+                    lineage.handle_connect(unit, connection.plaintext());
                 }
             }
             EventKind::Closing {
@@ -208,6 +213,7 @@ impl Engine {
                 self.watchdog.handle_exit(process);
                 self.processes.handle_exit(process, now_ns);
             }
+            EventKind::PlaintextOpened(opened) => self.handle_plaintext(&opened, now_ns),
             EventKind::Minted(minted) => self.handle_minted(&minted),
             EventKind::GoCall {
                 process,
@@ -356,6 +362,9 @@ impl Engine {
                 .goroutines
                 .handle_seen(unit.process, task, data.task_ids, now_ns);
         }
+        if is_handshake(data) {
+            self.commands.push_back(Command::NoteTls(unit.process));
+        }
         let before = self.connections.len();
         let connection =
             self.connections
@@ -368,8 +377,7 @@ impl Engine {
         let kind = connection.kind();
         let is_multiplexed = connection.is_multiplexed();
         if self.connections.len() > before {
-            self.metrics.add(Counter::ConnectionsSeen, 1);
-            self.meet_process(unit.process);
+            self.meet_connection(unit.process);
         }
         let uncaptured = u64::from(data.original_length).saturating_sub(data.bytes.len() as u64);
         self.metrics.add(Counter::BytesNotCaptured, uncaptured);
@@ -395,6 +403,32 @@ impl Engine {
         }
         self.observe(id);
         self.connections.update_ask(id, now_ns);
+    }
+
+    /// A TLS session is known to travel on a connection; its plaintext follows.
+    fn handle_plaintext(&mut self, opened: &PlaintextOpened, now_ns: u64) {
+        let (id, process) = (opened.connection, opened.unit.process);
+        let is_reused = self
+            .connections
+            .get(id)
+            .is_some_and(|before| before.is_elsewhere(opened.endpoints));
+        if is_reused {
+            self.end_connection(id, now_ns);
+        }
+        let before = self.connections.len();
+        let connection =
+            self.connections
+                .get_or_insert(id, opened.unit, opened.endpoints, opened.role, now_ns);
+        let Some(connection) = connection else { return };
+        connection.handle_plaintext(opened);
+        if self.connections.len() > before {
+            self.meet_connection(process);
+        }
+    }
+
+    fn meet_connection(&mut self, process: ProcessId) {
+        self.metrics.add(Counter::ConnectionsSeen, 1);
+        self.meet_process(process);
     }
 
     /// The kernel side made ids for a request, which may be known already or comes next.
@@ -439,6 +473,8 @@ impl Engine {
         self.observe(id);
         if step == ClosingStep::Destroyed {
             self.exchanges.handle_connection_end(id);
+            // What it carried has ended before.
+            self.exchanges.handle_connection_end(id.plaintext());
             self.connections.remove(id);
         } else {
             self.connections.update_ask(id, now_ns);
@@ -536,6 +572,12 @@ impl Engine {
             self.commands.push_front(Command::ReadProcess(process));
         }
     }
+}
+
+/// Whether a connection begins as TLS does (RFC 8446, section 5.1: a record of type handshake).
+fn is_handshake(data: &Data<'_>) -> bool {
+    const HANDSHAKE: &[u8] = &[22, 3];
+    data.position == 0 && !data.plaintext && data.bytes.starts_with(HANDSHAKE)
 }
 
 #[cfg(test)]

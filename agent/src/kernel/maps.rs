@@ -77,6 +77,11 @@ impl Processes {
         let _ = self.map.remove(&pid);
     }
 
+    /// All that are traced, and those of which that is not decided.
+    pub fn pids(&self) -> Vec<u32> {
+        self.map.keys().flatten().collect()
+    }
+
     /// Whether the process is traced, and not only until that is decided.
     pub fn is_selected(&self, pid: u32) -> bool {
         self.map

@@ -27,6 +27,7 @@ use super::{
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
+    tls::TlsHooks,
 };
 
 const OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
@@ -88,6 +89,7 @@ pub struct Kernel {
     pub connections: Connections,
     pub processes: Processes,
     pub go: GoHooks,
+    pub tls: TlsHooks,
     pub drops: Drops,
     /// `None` when it was not asked for.
     pub injection: Option<Injection>,
@@ -290,6 +292,7 @@ fn finish(
         connections,
         processes,
         go: GoHooks::take(&ebpf).map_err(object)?,
+        tls: TlsHooks::new(&ebpf),
         drops,
         injection,
         outcomes,

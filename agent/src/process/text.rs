@@ -204,6 +204,31 @@ pub fn mapped_at(maps: &str, path: &str) -> Option<u64> {
     })
 }
 
+/// A file that a process runs code of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping<'a> {
+    /// As `/proc/PID/map_files` names it.
+    pub range: &'a str,
+    pub path: &'a str,
+}
+
+impl<'a> Mapping<'a> {
+    pub fn file_name(&self) -> &'a str {
+        let path = self.path.strip_suffix(" (deleted)").unwrap_or(self.path);
+        path.rsplit_once('/').map_or(path, |(_, name)| name)
+    }
+}
+
+/// Mappings of files, of `/proc/PID/maps`, that may be executed.
+pub fn executable_mappings(maps: &str) -> impl Iterator<Item = Mapping<'_>> {
+    maps.lines().filter_map(|line| {
+        let mut words = line.splitn(6, ' ');
+        let (range, modes) = (words.next()?, words.next()?);
+        let path = words.nth(3)?.trim_start();
+        (modes.contains('x') && path.starts_with('/')).then_some(Mapping { range, path })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +242,21 @@ mod tests {
         assert_eq!(mapped_at(maps, "/srv/app"), Some(0x55d0_c0b0_0000));
         assert_eq!(mapped_at(maps, "/srv/other"), None);
         assert_eq!(mapped_at("garbage", "garbage"), None);
+    }
+
+    #[test]
+    fn mappings_that_run() {
+        let maps = "55d0-55d1 r--p 00001000 08:01 12                         /srv/app\n\
+                    7f00-7f01 r-xp 00001000 00:2f 13                         /srv/a b/libssl.so.3 (deleted)\n\
+                    7f01-7f02 r-xp 00000000 00:00 0                          [vdso]\n\
+                    7f02-7f03 rwxp 00000000 00:00 0 \n";
+        let found: Vec<_> = executable_mappings(maps).collect();
+        let library = Mapping {
+            range: "7f00-7f01",
+            path: "/srv/a b/libssl.so.3 (deleted)",
+        };
+        assert_eq!(found, [library]);
+        assert_eq!(library.file_name(), "libssl.so.3");
     }
 
     #[test]

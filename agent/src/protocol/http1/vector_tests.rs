@@ -116,6 +116,7 @@ fn endpoint(vector: &Vector) -> Endpoint {
         local,
         peer,
         complete: vector.complete,
+        encrypted: false,
     }
 }
 

@@ -72,6 +72,7 @@ fn endpoint(vector: &Vector) -> Endpoint {
         local,
         peer,
         complete: vector.complete,
+        encrypted: false,
     }
 }
 
