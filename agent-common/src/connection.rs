@@ -74,6 +74,9 @@ pub enum Carried {
     /// What a TLS library made of it: only counted. What the program sends and receives has a
     /// state of its own, see [`plaintext_identity`].
     Encrypted = 1,
+    /// The same, but which session's it is has not been proven. Of a plaintext: its connection has
+    /// not been.
+    Unproven = 2,
 }
 
 /// Identity of the plaintext that a connection carries encrypted. Cookies are small numbers, and

@@ -5,7 +5,12 @@
 //! were, and [`plaintext`] writes the same record as the socket hooks do. Only processes that have
 //! called a library pay for the look at the note.
 //!
-//! A session whose connection is not known has an identity of its own and no addresses.
+//! A library may also be given its bytes by the program, which reads and writes the socket itself
+//! (memory BIOs: Node, asyncio). Then two things must agree before a session is taken for that of a
+//! connection: the connection's first bytes left right after a call of the session ([`claim`]), and
+//! a record of TLS on it is as long as bytes that went through the session at that moment, with
+//! what a cipher adds ([`prove`]). Until then, and where it cannot be proven, the plaintext has no
+//! addresses.
 
 use agent_common::{
     connection::{Carried, ConnectionState, Direction, PlaintextOpened, Role, plaintext_identity},
@@ -23,6 +28,7 @@ use crate::{
     emit,
     maps::{CONNECTIONS, RECORDS, TLS_SESSIONS, TLS_THREADS},
     process::{self, TracedUnit},
+    read::{sock::Sock, task},
     scratch::{HEAD_BYTES, copy_words, zero_words},
     user_buffer::{self, UserBuffer},
 };
@@ -51,10 +57,20 @@ pub(crate) struct TlsSession {
     waiting: u16,
     /// 1: seen from its making on.
     complete: u8,
-    /// 1: its connection is known.
-    bound: u8,
+    /// A [`Binding`] as an integer.
+    binding: u8,
     /// As in [`PlaintextOpened::origins`].
     origins: [u32; 2],
+}
+
+/// What is known of a session's connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Binding {
+    None = 0,
+    /// It began right after a call of the session.
+    Claimed = 1,
+    Proven = 2,
 }
 
 /// What a call of a library does.
@@ -67,6 +83,8 @@ pub(crate) enum Action {
     Handshake = 3,
     /// Bytes that may be sent a second time: positions are no longer those of the other end.
     WriteEarly = 4,
+    /// It makes a session, whose address it writes where `moved` says.
+    Make = 5,
 }
 
 /// A call of a library, by the thread that is in it.
@@ -89,9 +107,36 @@ pub(crate) struct TlsThread {
     /// An [`Action`] as an integer.
     action: u8,
     reserved: u8,
-    reserved_2: u32,
+    /// Bytes that the last write was given.
+    written: u32,
     /// As in [`PlaintextOpened::origins`], of those directions in which bytes flowed.
     origins: [u32; 2],
+    /// The session that was used last, in a call that is over.
+    last_object: u64,
+    /// What was received last outside of calls, of connections whose session is not proven.
+    received: Received,
+}
+
+/// Encrypted bytes that a program received.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Received {
+    connection: u64,
+    /// As in [`PlaintextOpened::origins`].
+    origin: u32,
+    /// TCP sequence number of the first byte.
+    sequence: u32,
+    /// Lengths of the records of application data; 0 behind them.
+    lengths: [u16; limits::TLS_RECORDS],
+}
+
+impl Received {
+    const NONE: Self = Self {
+        connection: 0,
+        origin: 0,
+        sequence: 0,
+        lengths: [0; limits::TLS_RECORDS],
+    };
 }
 
 /// A call that begins.
@@ -106,8 +151,9 @@ pub(crate) struct Call {
 pub(crate) struct SocketCall {
     pub(crate) connection: u64,
     pub(crate) direction: Direction,
-    pub(crate) descriptor: u32,
-    pub(crate) waiting: u16,
+    pub(crate) moved: u32,
+    /// Position of its first byte in its direction.
+    pub(crate) position: u64,
     /// TCP sequence number of its first byte.
     pub(crate) sequence: u32,
     /// That of the direction's first byte; 0 where it was not counted from there on.
@@ -131,58 +177,247 @@ pub(crate) fn enter(call: &Call) {
     if !traced.uses_tls {
         process::note_tls(traced.unit.process_id);
     }
-    let thread = bpf_get_current_pid_tgid();
-    let entry = TlsThread {
-        object: call.object,
-        buffer: call.buffer,
-        moved: call.moved,
+    let Some(thread) = thread() else { return };
+    thread.object = call.object;
+    thread.buffer = call.buffer;
+    thread.moved = call.moved;
+    thread.connection = 0;
+    thread.first_ns = 0;
+    thread.sequence = 0;
+    thread.origins = [0; 2];
+    thread.action = call.action as u8;
+}
+
+/// What the current thread does, which is nothing if it was not known.
+#[inline(always)]
+fn thread() -> Option<&'static mut TlsThread> {
+    let id = bpf_get_current_pid_tgid();
+    if let Some(known) = TLS_THREADS.get_ptr_mut(&id) {
+        // SAFETY: a pointer into the map's value, which only this thread writes.
+        return Some(unsafe { &mut *known });
+    }
+    let new = TlsThread {
+        object: 0,
+        buffer: 0,
+        moved: 0,
         connection: 0,
         first_ns: 0,
         sequence: 0,
         descriptor: UNKNOWN_DESCRIPTOR,
         waiting: 0,
-        action: call.action as u8,
+        action: 0,
         reserved: 0,
-        reserved_2: 0,
+        written: 0,
         origins: [0; 2],
+        last_object: 0,
+        received: Received::NONE,
     };
-    if let Some(known) = TLS_THREADS.get_ptr_mut(&thread) {
-        // SAFETY: a pointer into the map's value, which only this thread writes.
-        unsafe { copy_words(known, &raw const entry) };
-    } else {
-        let _ = TLS_THREADS.insert(&thread, &entry, 0);
-    }
+    let _ = TLS_THREADS.insert(&id, &new, 0);
+    // SAFETY: as above.
+    TLS_THREADS.get_ptr_mut(&id).map(|new| unsafe { &mut *new })
 }
 
 /// Whether what this socket call moved is encrypted. A call made inside of a library's call tells
 /// that, and whose.
 #[inline(always)]
-pub(crate) fn carries(state: &mut ConnectionState, socket: &SocketCall) -> bool {
-    if let Some(call) = TLS_THREADS.get_ptr_mut(&bpf_get_current_pid_tgid()) {
-        // SAFETY: a pointer into the map's value, which only this thread writes.
-        let call = unsafe { &mut *call };
-        if call.object != 0 {
-            note_socket(call, socket);
-            state.carried = Carried::Encrypted as u8;
-        }
+pub(crate) fn carries(state: &mut ConnectionState, sock: Sock, socket: &SocketCall) -> bool {
+    const ENCRYPTED: u8 = Carried::Encrypted as u8;
+
+    if socket.moved == 0 {
+        return state.carried == ENCRYPTED;
     }
-    state.carried == Carried::Encrypted as u8
+    let Some(thread) = thread() else {
+        return state.carried != Carried::Own as u8;
+    };
+    if thread.object != 0 {
+        note_socket(thread, sock, socket);
+        state.carried = ENCRYPTED;
+    } else if state.carried == Carried::Unproven as u8
+        || (state.carried == Carried::Own as u8 && socket.position == 0)
+    {
+        observe(thread, state, sock, socket);
+    }
+    state.carried != Carried::Own as u8
 }
 
 /// A read may write first (an alert, a key update), so only a call in its own direction counts as
 /// the one that carries its bytes; but any tells the connection.
 #[inline(always)]
-fn note_socket(call: &mut TlsThread, socket: &SocketCall) {
-    call.connection = socket.connection;
-    call.descriptor = socket.descriptor;
-    call.waiting = socket.waiting;
-    call.origins[socket.direction as usize] = socket.origin;
-    let is_read = call.action == Action::Read as u8;
+fn note_socket(thread: &mut TlsThread, sock: Sock, socket: &SocketCall) {
+    thread.connection = socket.connection;
+    thread.descriptor = task::descriptor();
+    thread.waiting = sock.waiting_flags();
+    thread.origins[socket.direction as usize] = socket.origin;
+    let is_read = thread.action == Action::Read as u8;
     let is_inbound = matches!(socket.direction, Direction::Inbound);
-    if is_read == is_inbound && call.first_ns == 0 {
-        call.first_ns = emit::now_ns();
-        call.sequence = socket.sequence;
+    if is_read == is_inbound && thread.first_ns == 0 {
+        thread.first_ns = emit::now_ns();
+        thread.sequence = socket.sequence;
     }
+}
+
+/// Types of records (RFC 8446, section 5.1), and the version that all of them but the first name.
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+const VERSION: [u8; 2] = [3, 3];
+
+/// Longest record (RFC 5246, section 6.2.3), and the most plaintext in one.
+const RECORD_BYTES: u16 = (1 << 14) + 2048;
+const RECORD_PLAINTEXT: u32 = 1 << 14;
+
+/// What ciphers add to the plaintext of a record: with TLS 1.3 a byte of type and a tag, with TLS
+/// 1.2 a tag, and for AES-GCM a nonce. Block ciphers add what depends on the length, and prove
+/// nothing.
+const ADDED: [u32; 3] = [17, 16, 24];
+
+/// A program moved bytes of a connection that may be that of a session whose bytes it handles
+/// itself.
+#[inline(always)]
+fn observe(thread: &mut TlsThread, state: &mut ConnectionState, sock: Sock, socket: &SocketCall) {
+    let Some(address) = user_buffer::first_byte() else {
+        return;
+    };
+    let is_inbound = matches!(socket.direction, Direction::Inbound);
+    if socket.position == 0 {
+        // SAFETY: the helper checks the address and fails instead of faulting.
+        let Ok([kind, major]) = (unsafe { bpf_probe_read_user(address as *const [u8; 2]) }) else {
+            return;
+        };
+        if kind != HANDSHAKE || major != VERSION[0] {
+            return;
+        }
+        if state.carried == Carried::Own as u8 {
+            state.carried = Carried::Unproven as u8;
+        }
+        if !is_inbound {
+            claim(thread, sock, socket);
+        }
+        return;
+    }
+    let lengths = record_lengths(address, socket.moved);
+    if is_inbound {
+        thread.received = Received {
+            connection: socket.connection,
+            origin: socket.origin,
+            sequence: socket.sequence,
+            lengths,
+        };
+    } else if let Some(session) = last_session(thread)
+        && prove(session, socket, &lengths, thread.written)
+    {
+        state.carried = Carried::Encrypted as u8;
+    }
+}
+
+/// The session that the thread used last.
+#[inline(always)]
+fn last_session(thread: &TlsThread) -> Option<&'static mut TlsSession> {
+    // SAFETY: as in `session`.
+    TLS_SESSIONS
+        .get_ptr_mut(&key(thread.last_object))
+        .map(|session| unsafe { &mut *session })
+}
+
+/// A connection's first bytes leave right after a call of a session that has no connection.
+#[inline(always)]
+fn claim(thread: &TlsThread, sock: Sock, socket: &SocketCall) {
+    let Some(session) = last_session(thread) else {
+        return;
+    };
+    let identity = plaintext_identity(socket.connection);
+    // SAFETY: only presence is used here.
+    let is_in_use = unsafe { CONNECTIONS.get(&session.identity) }.is_some();
+    if session.binding == Binding::None as u8 && !is_in_use {
+        session.binding = Binding::Claimed as u8;
+        session.identity = identity;
+        session.descriptor = task::descriptor();
+        session.waiting = sock.waiting_flags();
+    }
+}
+
+/// Lengths of the records of application data that begin at an address; 0 behind them.
+#[inline(always)]
+fn record_lengths(address: u64, moved: u32) -> [u16; limits::TLS_RECORDS] {
+    const HEADER_BYTES: u32 = 5;
+
+    let mut lengths = [0; limits::TLS_RECORDS];
+    let mut offset = 0;
+    for length in &mut lengths {
+        if offset + HEADER_BYTES > moved {
+            break;
+        }
+        let place = (address + u64::from(offset)) as *const [u8; HEADER_BYTES as usize];
+        // SAFETY: the helper checks the address and fails instead of faulting.
+        let Ok([kind, major, minor, high, low]) = (unsafe { bpf_probe_read_user(place) }) else {
+            break;
+        };
+        let bytes = u16::from_be_bytes([high, low]);
+        let is_record = (CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&kind)
+            && [major, minor] == VERSION
+            && bytes <= RECORD_BYTES;
+        if !is_record {
+            break;
+        }
+        if kind == APPLICATION_DATA {
+            *length = bytes;
+        }
+        offset += HEADER_BYTES + u32::from(bytes);
+    }
+    lengths
+}
+
+/// Whether a session's connection is proven by this: it was claimed before, and one of the records
+/// on it is as long as what went through the session at that moment.
+#[inline(always)]
+fn prove(
+    session: &mut TlsSession,
+    socket: &SocketCall,
+    lengths: &[u16; limits::TLS_RECORDS],
+    plaintext: u32,
+) -> bool {
+    if session.binding != Binding::Claimed as u8
+        || session.identity != plaintext_identity(socket.connection)
+        || plaintext == 0
+    {
+        return false;
+    }
+    let in_record = if plaintext > RECORD_PLAINTEXT {
+        RECORD_PLAINTEXT
+    } else {
+        plaintext
+    };
+    let mut matches = false;
+    for length in lengths {
+        let added = u32::from(*length).wrapping_sub(in_record);
+        matches |= added == ADDED[0] || added == ADDED[1] || added == ADDED[2];
+    }
+    if matches {
+        session.binding = Binding::Proven as u8;
+        session.origins[socket.direction as usize] = socket.origin;
+        tell_proven(session);
+    }
+    matches
+}
+
+/// Plaintext that was reported without addresses has them now.
+#[inline(always)]
+fn tell_proven(session: &TlsSession) {
+    let identity = session.identity;
+    let Some(state) = CONNECTIONS.get_ptr_mut(&identity) else {
+        return;
+    };
+    let Some(carrier) = CONNECTIONS.get_ptr_mut(&plaintext_identity(identity)) else {
+        return;
+    };
+    // SAFETY: pointers into the map's values; wire types, aligned to 8.
+    let state = unsafe {
+        copy_words(&raw mut (*state).addresses, &raw const (*carrier).addresses);
+        (*state).role = (*carrier).role;
+        (*state).carried = Carried::Own as u8;
+        &*state
+    };
+    announce(session, state);
 }
 
 /// A call returns `result`.
@@ -195,17 +430,16 @@ pub(crate) fn leave(result: i32) -> Option<()> {
         return None;
     }
     let object = core::mem::replace(&mut call.object, 0);
-    let session = session(object, 0)?;
+    if call.action == Action::Make as u8 {
+        // SAFETY: the helper checks the address and fails instead of faulting.
+        let made = unsafe { bpf_probe_read_user(call.moved as *const u64) }.ok()?;
+        return self::made(made);
+    }
+    call.last_object = object;
+    call.written = 0;
+    let session = session(object)?;
     if call.connection != 0 {
-        session.identity = plaintext_identity(call.connection);
-        session.bound = 1;
-        session.descriptor = call.descriptor;
-        session.waiting = call.waiting;
-        for (known, seen) in session.origins.iter_mut().zip(call.origins) {
-            if seen != 0 {
-                *known = seen;
-            }
-        }
+        bind(session, call);
     }
     let direction = match call.action {
         action if action == Action::Read as u8 => Direction::Inbound,
@@ -217,12 +451,54 @@ pub(crate) fn leave(result: i32) -> Option<()> {
         _ => return None,
     };
     let moved = moved(call, result)?;
+    if session.binding == Binding::Claimed as u8 {
+        match direction {
+            Direction::Inbound => prove_received(session, call, moved),
+            Direction::Outbound => call.written = moved,
+        }
+    }
     plaintext(&Plaintext {
         session,
         call,
         direction,
         moved,
     })
+}
+
+/// The library itself uses the socket.
+#[inline(always)]
+fn bind(session: &mut TlsSession, call: &TlsThread) {
+    session.identity = plaintext_identity(call.connection);
+    session.binding = Binding::Proven as u8;
+    session.descriptor = call.descriptor;
+    session.waiting = call.waiting;
+    for (known, seen) in session.origins.iter_mut().zip(call.origins) {
+        if seen != 0 {
+            *known = seen;
+        }
+    }
+}
+
+/// A session gave plaintext: of what was received just now, if its connection is proven by that.
+#[inline(always)]
+fn prove_received(session: &mut TlsSession, call: &mut TlsThread, moved: u32) {
+    let received = call.received;
+    let socket = SocketCall {
+        connection: received.connection,
+        direction: Direction::Inbound,
+        moved: 0,
+        position: 0,
+        sequence: received.sequence,
+        origin: received.origin,
+    };
+    if !prove(session, &socket, &received.lengths, moved) {
+        return;
+    }
+    call.sequence = received.sequence;
+    if let Some(carrier) = CONNECTIONS.get_ptr_mut(&received.connection) {
+        // SAFETY: a pointer into the map's value; one byte is written.
+        unsafe { (*carrier).carried = Carried::Encrypted as u8 };
+    }
 }
 
 /// Bytes that the call moved; `None` for none.
@@ -244,14 +520,14 @@ fn moved(call: &TlsThread, result: i32) -> Option<u32> {
 
 /// What is known of a session, which is new if nothing is.
 #[inline(always)]
-fn session(object: u64, complete: u8) -> Option<&'static mut TlsSession> {
+fn session(object: u64) -> Option<&'static mut TlsSession> {
     let key = key(object);
     if let Some(known) = TLS_SESSIONS.get_ptr_mut(&key) {
         // SAFETY: a pointer into the map's value. A session is used by one thread at a time, or
         // its counts mix.
         return Some(unsafe { &mut *known });
     }
-    begin(&key, complete);
+    begin(&key, 0);
     // SAFETY: as above.
     TLS_SESSIONS
         .get_ptr_mut(&key)
@@ -263,9 +539,10 @@ fn begin(key: &SessionKey, complete: u8) {
     let new = TlsSession {
         identity: UNBOUND | (emit::now_ns() & UNBOUND_MASK),
         descriptor: UNKNOWN_DESCRIPTOR,
-        waiting: 0,
+        // What cannot be told proves nothing.
+        waiting: flags::NON_BLOCKING | flags::POLLED,
         complete,
-        bound: 0,
+        binding: Binding::None as u8,
         origins: [0; 2],
     };
     let _ = TLS_SESSIONS.insert(key, &new, 0);
@@ -273,10 +550,12 @@ fn begin(key: &SessionKey, complete: u8) {
 
 /// A traced process made a session: all of it will be seen.
 #[inline(always)]
-pub(crate) fn made(object: u64) {
-    if object != 0 && process::traced_unit().is_some() {
+pub(crate) fn made(object: u64) -> Option<()> {
+    process::traced_unit()?;
+    if object != 0 {
         begin(&key(object), 1);
     }
+    Some(())
 }
 
 /// A session is freed. One whose connection is known ends with that.
@@ -288,7 +567,7 @@ pub(crate) fn freed(object: u64) {
         return;
     };
     let _ = TLS_SESSIONS.remove(&key);
-    if session.bound == 0 {
+    if session.binding != Binding::Proven as u8 {
         crate::hooks::socket_lifecycle::plaintext_ends(session.identity);
     }
 }
@@ -360,7 +639,8 @@ fn state(data: &Plaintext<'_>, traced: TracedUnit) -> Option<&'static mut Connec
         // never memory.
         return Some(unsafe { &mut *state });
     }
-    if data.session.bound == 1 {
+    let is_proven = data.session.binding == Binding::Proven as u8;
+    if is_proven {
         let carrier = CONNECTIONS.get_ptr_mut(&plaintext_identity(identity))?;
         // SAFETY: a pointer into the map's value, read by the helper.
         if CONNECTIONS
@@ -392,13 +672,17 @@ fn state(data: &Plaintext<'_>, traced: TracedUnit) -> Option<&'static mut Connec
     state.unit = traced.unit;
     state.last_direction = 0;
     state.complete = data.session.complete;
-    state.carried = Carried::Own as u8;
+    state.carried = if is_proven {
+        Carried::Own as u8
+    } else {
+        Carried::Unproven as u8
+    };
     state.turn_captured = 0;
     state.turns = 0;
-    if data.session.bound == 0 {
-        state.opened_ns = emit::now_ns();
-    } else {
+    if is_proven {
         announce(data.session, state);
+    } else {
+        state.opened_ns = emit::now_ns();
     }
     Some(state)
 }

@@ -13,6 +13,7 @@
 //!       -> ssize_t, since OpenSSL 3.0
 //! hook: uprobe + uretprobe SSL_do_handshake, gnutls_handshake (session) -> int
 //! hook: uretprobe SSL_new (SSL_CTX *context) -> SSL *
+//! hook: uprobe + uretprobe gnutls_init (gnutls_session_t *session, unsigned flags) -> int
 //! hook: uprobe SSL_free, gnutls_deinit (session)
 //! fallback: none; what such a connection carries is then not understood
 
@@ -88,9 +89,15 @@ pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// `gnutls_init` writes the session's address to where its first argument says.
+#[uprobe]
+pub(crate) fn tls_make(ctx: ProbeContext) -> u32 {
+    enter(&ctx, Action::Make, ctx.arg(0).unwrap_or(0))
+}
+
 #[uretprobe]
 pub(crate) fn tls_made(ctx: RetProbeContext) -> u32 {
-    tls::made(ctx.ret());
+    let _ = tls::made(ctx.ret());
     0
 }
 

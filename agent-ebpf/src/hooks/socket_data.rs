@@ -241,8 +241,8 @@ fn is_encrypted(
     let socket = SocketCall {
         connection: identity,
         direction: transfer.direction,
-        descriptor: task::descriptor(),
-        waiting: sock.waiting_flags(),
+        moved: transfer.result as u32,
+        position,
         sequence,
         origin: if state.complete == 1 {
             sequence.wrapping_sub(position as u32)
@@ -250,7 +250,7 @@ fn is_encrypted(
             0
         },
     };
-    tls::carries(state, &socket)
+    tls::carries(state, sock, &socket)
 }
 
 /// Counts what was moved. The end of the stream is that of the plaintext, too.

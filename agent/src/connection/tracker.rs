@@ -133,6 +133,12 @@ impl Connection {
         self.plaintext = Some(Plaintext {
             origins: opened.origins,
         });
+        if self.role == Role::Unknown {
+            self.role = opened.role;
+        }
+        if self.inbound.position() > 0 || self.outbound.position() > 0 {
+            self.ask();
+        }
     }
 
     /// `None`: it is a connection itself.
@@ -516,14 +522,29 @@ impl Connection {
         }
     }
 
-    /// Adds bytes to what is known of the beginning, and asks what it is.
+    /// Adds bytes to what is known of the beginning, and asks what it is. A session keeps the ends
+    /// that it began with: plaintext waits for the answer, by when its connection is proven, or
+    /// will not be.
     fn decide(&mut self, data: &[u8], turn_start: bool, origin: Origin) {
-        let kind = self.kind();
+        const UNTIL_TURN: usize = 2;
+
         let complete = self.complete && !self.has_lost_track;
         let Understanding::Undecided(undecided) = &mut self.understanding else {
             return;
         };
         undecided.add(data, turn_start, origin, complete);
+        if self.endpoints != Endpoints::Unknown || undecided.turns >= UNTIL_TURN {
+            self.ask();
+        }
+    }
+
+    /// Asks what the bytes that were kept are.
+    fn ask(&mut self) {
+        let kind = self.kind();
+        let complete = self.complete && !self.has_lost_track;
+        let Understanding::Undecided(undecided) = &mut self.understanding else {
+            return;
+        };
         let opening = Opening {
             inbound: &undecided.inbound,
             outbound: &undecided.outbound,

@@ -421,6 +421,7 @@ impl Engine {
                 .get_or_insert(id, opened.unit, opened.endpoints, opened.role, now_ns);
         let Some(connection) = connection else { return };
         connection.handle_plaintext(opened);
+        self.observe(id);
         if self.connections.len() > before {
             self.meet_connection(process);
         }

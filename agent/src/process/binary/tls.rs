@@ -31,6 +31,7 @@ const FUNCTIONS: &[Function] = &[
     function("SSL_write_ex2", &["tls_write_ex2", "tls_return"]),
     function("SSL_write_early_data", &["tls_write_early", "tls_return"]),
     function("SSL_sendfile", &["tls_send_file", "tls_return"]),
+    function("gnutls_init", &["tls_make", "tls_return"]),
     function("gnutls_deinit", &["tls_freed"]),
     function("gnutls_handshake", &["tls_handshake", "tls_return"]),
     function("gnutls_record_recv", &["tls_read", "tls_return"]),
