@@ -303,10 +303,11 @@ fn observe(thread: &mut TlsThread, state: &mut ConnectionState, sock: Sock, sock
             sequence: socket.sequence,
             lengths,
         };
-    } else if let Some(session) = last_session(thread)
-        && prove(session, socket, &lengths, thread.written)
-    {
-        state.carried = Carried::Encrypted as u8;
+    } else if let Some(session) = last_session(thread) {
+        let written = core::mem::replace(&mut thread.written, 0);
+        if prove(session, socket, &lengths, written) {
+            state.carried = Carried::Encrypted as u8;
+        }
     }
 }
 
@@ -331,6 +332,7 @@ fn claim(thread: &TlsThread, sock: Sock, socket: &SocketCall) {
     if session.binding == Binding::None as u8 && !is_in_use {
         session.binding = Binding::Claimed as u8;
         session.identity = identity;
+        session.origins[Direction::Outbound as usize] = socket.origin;
         session.descriptor = task::descriptor();
         session.waiting = sock.waiting_flags();
     }
@@ -435,8 +437,10 @@ pub(crate) fn leave(result: i32) -> Option<()> {
         let made = unsafe { bpf_probe_read_user(call.moved as *const u64) }.ok()?;
         return self::made(made);
     }
-    call.last_object = object;
-    call.written = 0;
+    if call.last_object != object {
+        call.last_object = object;
+        call.written = 0;
+    }
     let session = session(object)?;
     if call.connection != 0 {
         bind(session, call);
