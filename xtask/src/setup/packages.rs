@@ -15,10 +15,11 @@ use crate::{
 };
 
 /// A program, the Debian package that brings it, and who runs it.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("nginx", "nginx-light"), // tests, bench, demo
     ("wrk", "wrk"),           // tests, bench
     ("curl", "curl"),         // tests, demo
+    ("wget", "wget"),         // tests: a client that uses GnuTLS
     ("ip", "iproute2"),       // tests: network namespaces
     ("node", "nodejs"),       // tests, demo
     ("python3", "python3"),   // tests, demo
@@ -60,6 +61,7 @@ pub(super) const TESTS: PythonEnvironment = PythonEnvironment {
     requirements: &[
         "tests/receiver/requirements.txt",
         "tests/workloads/go/requirements.txt",
+        "tests/workloads/python/requirements.txt",
         "deploy/requirements.txt",
     ],
 };
