@@ -40,6 +40,9 @@ http {
         listen 127.0.0.1:@PORT@;
         listen [::1]:@PORT@;
         listen unix:@DIR@/nginx.socket;
+        listen 127.0.0.1:@TLS@ ssl;
+        ssl_certificate @DIR@/own.crt;
+        ssl_certificate_key @DIR@/own.key;
         location /files { alias @DIR@/files; sendfile on; }
         location / { default_type text/plain; return 200 'hello\\n'; }
         location /proxied { proxy_pass http://127.0.0.1:@PYTHON@; }
@@ -72,6 +75,7 @@ enum Via {
     Nginx,
     NginxByIpv6,
     NginxByUnixSocket,
+    NginxByTls,
     /// The last of [`SHORT`] connections, one after the other: each may get the address of the
     /// one before.
     NginxByShortUnixSockets,
@@ -86,7 +90,7 @@ const SHORT: u32 = 20;
 /// What is asked for on a connection that sent a file before.
 const NEXT: &str = "/next";
 
-pub(super) const EXCHANGES: [Exchange; 9] = [
+pub(super) const EXCHANGES: [Exchange; 10] = [
     Exchange {
         name: "IPv4",
         path: "/plain",
@@ -152,6 +156,14 @@ pub(super) const EXCHANGES: [Exchange; 9] = [
         hops: &[CURL, NGINX_IN],
     },
     Exchange {
+        name: "HTTPS",
+        path: "/secret",
+        method: "GET",
+        status: 200,
+        via: Via::NginxByTls,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
         name: "proxy",
         path: "/proxied",
         method: "GET",
@@ -164,6 +176,7 @@ pub(super) const EXCHANGES: [Exchange; 9] = [
 /// The running servers; they end with it.
 pub(super) struct Workload {
     port: u16,
+    tls_port: u16,
     python_port: u16,
     socket: String,
     _nginx: Running,
@@ -172,7 +185,8 @@ pub(super) struct Workload {
 
 impl Workload {
     pub(super) fn start(directory: &Path, interpreter: &Path) -> Result<Self> {
-        let [port, python_port] = child::free_ports()?;
+        let [port, tls_port, python_port] = child::free_ports()?;
+        make_certificate(directory)?;
         let files = directory.join("files");
         fs::create_dir_all(&files)?;
         for name in ["plain", "proxied"] {
@@ -187,6 +201,7 @@ impl Workload {
 
         let text = NGINX
             .replace("@DIR@", &directory.display().to_string())
+            .replace("@TLS@", &tls_port.to_string())
             .replace("@PYTHON@", &python_port.to_string())
             .replace("@PORT@", &port.to_string());
         let mut nginx = Running::start_nginx(directory, &text)?;
@@ -195,6 +210,7 @@ impl Workload {
         let socket = directory.join("nginx.socket").display().to_string();
         Ok(Self {
             port,
+            tls_port,
             python_port,
             socket,
             _nginx: nginx,
@@ -220,11 +236,16 @@ impl Workload {
             Via::Python => format!("127.0.0.1:{}", self.python_port),
             Via::SameConnection => return Ok(()),
             Via::Nginx | Via::NginxTwice => format!("127.0.0.1:{}", self.port),
+            Via::NginxByTls => format!("127.0.0.1:{}", self.tls_port),
             Via::NginxByIpv6 => format!("[::1]:{}", self.port),
             Via::NginxByUnixSocket | Via::NginxByShortUnixSockets => {
                 curl.args(["--unix-socket", &self.socket]);
                 "localhost".to_owned()
             }
+        };
+        let scheme = match exchange.via {
+            Via::NginxByTls => "https",
+            _ => "http",
         };
         let mut expected = exchange.status.to_string();
         if matches!(exchange.via, Via::NginxByShortUnixSockets) {
@@ -235,7 +256,9 @@ impl Workload {
             }
             expected = expected.repeat(SHORT as usize + 1);
         }
-        curl.arg(format!("http://{host}{}", exchange.path));
+        // The certificate is nobody's.
+        curl.arg("--insecure");
+        curl.arg(format!("{scheme}://{host}{}", exchange.path));
         if matches!(exchange.via, Via::NginxTwice) {
             curl.args(["--output", "/dev/null"])
                 .arg(format!("http://{host}{NEXT}"));
@@ -267,6 +290,17 @@ impl Waiting {
         );
         Ok(())
     }
+}
+
+/// A certificate signed by itself, and its key.
+fn make_certificate(directory: &Path) -> Result<()> {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]);
+    openssl.args(["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=guest"]);
+    openssl.arg("-keyout").arg(directory.join("own.key"));
+    openssl.arg("-out").arg(directory.join("own.crt"));
+    capture(&mut openssl)?;
+    Ok(())
 }
 
 fn wait_for_port(process: &mut Running, port: u16) -> Result<()> {
