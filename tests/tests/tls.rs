@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, process::Command};
 
 use agent_tests::{
-    agent::AgentCommand,
+    agent::{Agent, AgentCommand},
     pki::Pki,
     process::{Process, output},
     receiver::Receiver,
@@ -12,7 +12,7 @@ use agent_tests::{
     scene::{Traced, trace, trace_with},
     span::{Span, Spans},
     temp::TempDir,
-    wait::{wait_for, wait_until},
+    wait::wait_until,
     workload::{
         server::Runtime,
         tls::{
@@ -20,6 +20,7 @@ use agent_tests::{
         },
     },
 };
+use serde_json::json;
 
 /// What a span says, but for what is different by nature: addresses of this run and the scheme.
 fn said(span: &Span) -> BTreeMap<String, String> {
@@ -186,7 +187,17 @@ fn http2_over_tls() {
     }
 }
 
-/// Clients of Python and wget, which uses GnuTLS, keep or do not keep their connection: each
+/// Asks for each URL on one connection; the first argument is the authority.
+const RUBY: &str = "
+    require 'net/http'
+    authority, *urls = ARGV
+    first = URI(urls.first)
+    Net::HTTP.start(first.host, first.port, use_ssl: true, ca_file: authority) do |http|
+      urls.each { |url| exit 1 unless http.get(URI(url).request_uri).code == '200' }
+    end
+";
+
+/// Clients of Python, Ruby and wget, which uses GnuTLS, keep or do not keep their connection: each
 /// request has its span at both ends, joined.
 #[test]
 fn clients_of_many_libraries() {
@@ -202,7 +213,7 @@ fn clients_of_many_libraries() {
     let traced = trace_with(
         |agent| {
             let agent = agent.pid(server.pid()).args(["--exe", "*/python*"]);
-            agent.args(["--exe", "*/wget"])
+            agent.args(["--exe", "*/wget", "--exe", "*/ruby*"])
         },
         || {
             for library in libraries {
@@ -213,10 +224,13 @@ fn clients_of_many_libraries() {
             wget.arg("--ca-certificate")
                 .arg(pki.authority_certificate());
             output(wget.args(urls("wget")).env_remove("OTEL_SERVICE_NAME"));
+            let mut ruby = Command::new("ruby");
+            ruby.args(["-e", RUBY]).arg(pki.authority_certificate());
+            output(ruby.args(urls("ruby")).env_remove("OTEL_SERVICE_NAME"));
         },
     );
     let servers = traced.of("server", "SERVER");
-    assert_eq!(servers.len(), 3 * (libraries.len() + 1), "{servers:#?}");
+    assert_eq!(servers.len(), 3 * (libraries.len() + 2), "{servers:#?}");
     for span in &servers {
         assert_eq!(span.evidence(), Some("local_wire"), "{span:#?}");
         let client = traced.parent(span).expect("its client was traced");
@@ -300,38 +314,46 @@ fn a_library_that_is_loaded_late() {
     }
 }
 
-/// Probes come and go a hundred times while a client asks: every answer is whole, and no program
-/// ends. The agent is killed every other time.
+/// Agents come and go a hundred times, four at once, while clients ask: every answer is whole, and
+/// no program ends. Every other agent is killed.
 #[test]
 fn probes_that_come_and_go_break_nothing() {
     require_root!();
+    const ROUNDS: usize = 25;
+    const AT_ONCE: usize = 4;
+
     let pki = Pki::new();
     let back = Twin::Tls.server(Runtime::Node, "back", &pki).start();
     let nginx = NginxTls::in_front_of(&pki, Twin::Tls, back.port());
-    let url = Twin::Tls.url(nginx.port(), "/bytes/2000");
-    let urls: Vec<String> = vec![url; 50];
-    let rounds = 100;
-    let mut asked = 0;
-    for round in 0..rounds {
-        let agent = AgentCommand::new().args(["--exporter", "none"]);
-        let agent = agent.pid(nginx.pid()).pid(back.pid()).spawn();
-        let mut client = Process::spawn("client", &mut client_command("requests", &pki, &urls));
-        wait_for("the probes, or the client's end", || {
-            let is_probed = agent.stderr().contains("TLS library probed");
-            (is_probed || client.exited().is_some()).then_some(())
-        });
-        if round % 2 == 0 {
-            agent.kill();
-        } else {
-            agent.interrupt();
-        }
-        assert!(client.wait().success(), "{}", client.stderr());
-        let answers = client.lines();
-        assert_eq!(answers.len(), urls.len());
-        for answer in answers {
-            assert_eq!(answer, r#"{"status": 200, "bytes": 2000}"#);
-            asked += 1;
+    let urls = [Twin::Tls.url(nginx.port(), "/bytes/2000")];
+    let mut clients: Vec<Process> = (0..2)
+        .map(|_| Process::spawn("client", &mut client_command("endless", &pki, &urls)))
+        .collect();
+    for client in &mut clients {
+        client.json_line(0);
+    }
+    for _ in 0..ROUNDS {
+        let start = |_| {
+            let agent = AgentCommand::new().args(["--exporter", "none"]);
+            agent.pid(nginx.pid()).pid(back.pid()).spawn()
+        };
+        let agents: Vec<Agent> = (0..AT_ONCE).map(start).collect();
+        for (index, agent) in agents.into_iter().enumerate() {
+            wait_until("the probes", || {
+                agent.stderr().matches("TLS library probed").count() >= 2
+            });
+            if index % 2 == 0 {
+                agent.kill();
+            } else {
+                agent.stop();
+            }
         }
     }
-    assert_eq!(asked, rounds * urls.len());
+    for mut client in clients {
+        client.close_stdin();
+        let counted = client.json_line(1);
+        assert!(client.wait().success(), "{}", client.stderr());
+        assert!(counted["count"].as_u64() > Some(100), "{counted}");
+        assert_eq!(counted["answers"], json!([[200, 2000]]), "{counted}");
+    }
 }

@@ -4,6 +4,9 @@
     tls_clients.py late URL...      begins with none of Python's TLS loaded, and loads it when told
                                     by a line on standard input, printing a line when it was
 
+    tls_clients.py endless URL...   asks for them again and again until standard input ends, and
+                                    prints how many answers there were, all of them alike
+
 --authority names the certificate that servers' are signed by, --http the plain twin. Prints a JSON
 line per answer: status, bytes.
 """
@@ -68,6 +71,21 @@ def by_aiohttp(urls, authority):
     asyncio.run(ask())
 
 
+def endless(urls, authority):
+    import select
+    import requests
+    print(json.dumps({"asks": True}), flush=True)
+    answers = set()
+    count = 0
+    with requests.Session() as session:
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            for url in urls:
+                response = session.get(url, verify=authority)
+                answers.add((response.status_code, len(response.content)))
+                count += 1
+    print(json.dumps({"count": count, "answers": sorted(answers)}), flush=True)
+
+
 def late(urls, authority):
     assert "_ssl" not in sys.modules, "TLS is loaded already"
     print(json.dumps({"loaded": False}), flush=True)
@@ -89,6 +107,7 @@ def main():
         "httpx": by_httpx,
         "httpx2": lambda urls, authority: by_httpx(urls, authority, http2=True),
         "aiohttp": by_aiohttp,
+        "endless": endless,
         "late": late,
     }
     by[args.library](args.urls, args.authority)

@@ -582,4 +582,6 @@ fn is_handshake(data: &Data<'_>) -> bool {
 }
 
 #[cfg(test)]
+mod plaintext_tests;
+#[cfg(test)]
 mod tests;

@@ -142,20 +142,6 @@ pub fn status_value<'a>(status: &'a str, name: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
-/// File name of the first TLS library in `/proc/PID/maps`.
-pub fn tls_library(maps: &str) -> Option<&str> {
-    const LIBRARIES: [&str; 5] = [
-        "libssl.so",
-        "libssl3.so",
-        "libgnutls.so",
-        "libwolfssl.so",
-        "libmbedtls.so",
-    ];
-    maps.lines()
-        .filter_map(|line| line.rsplit_once('/').map(|(_, name)| name))
-        .find(|name| LIBRARIES.iter().any(|library| name.starts_with(library)))
-}
-
 /// When a process started, in RFC 3339 with hundredths. Computed as `ps` does, from whole seconds
 /// of boot, so that all observers of a process agree on it.
 pub fn creation_time(boot_seconds: u64, start_ticks: u64) -> String {
@@ -368,14 +354,6 @@ mod tests {
         for (boot, ticks, expected) in table {
             assert_eq!(creation_time(boot, ticks), expected);
         }
-    }
-
-    #[test]
-    fn tls_libraries() {
-        let line = |path: &str| format!("7f00-7f01 r-xp 00000000 08:01 42    {path}\n");
-        let maps = line("/usr/lib/libcrypto.so.3") + &line("/usr/lib/libssl.so.3") + "1-2 rw-p 0\n";
-        assert_eq!(tls_library(&maps), Some("libssl.so.3"));
-        assert_eq!(tls_library(&line("[heap]")), None);
     }
 
     /// Values of `/proc/PID/status` are found by their whole name.

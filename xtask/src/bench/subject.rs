@@ -14,6 +14,8 @@ use crate::{
 pub(super) enum Subject {
     /// One worker and a small static reply, asked by wrk.
     Nginx,
+    /// The same over TLS.
+    NginxTls,
     /// A blocking thread for each connection, in Python's http.server, asked by wrk.
     Python,
     /// One request at a time on each connection, by redis-benchmark.
@@ -21,11 +23,12 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Python, Self::Redis];
+    pub(super) const ALL: [Self; 4] = [Self::Nginx, Self::NginxTls, Self::Python, Self::Redis];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
+            Self::NginxTls => "nginx, HTTPS",
             Self::Python => "Python",
             Self::Redis => "Redis",
         }
@@ -34,7 +37,7 @@ impl Subject {
     /// Whether the agent knows the protocol, so that each request becomes a span.
     pub(super) const fn is_understood(self) -> bool {
         match self {
-            Self::Nginx | Self::Python => true,
+            Self::Nginx | Self::NginxTls | Self::Python => true,
             Self::Redis => false,
         }
     }
@@ -42,7 +45,8 @@ impl Subject {
     pub(super) fn start(self, directory: &Path, connections: u32) -> Result<Served> {
         let [port] = child::free_ports()?;
         let (program, port) = match self {
-            Self::Nginx => (start_nginx(directory, port)?, port),
+            Self::Nginx => (start_nginx(directory, port, "")?, port),
+            Self::NginxTls => (start_nginx_tls(directory, port)?, port),
             Self::Python => start_python(directory)?,
             Self::Redis => (start_redis(directory, port)?, port),
         };
@@ -79,6 +83,10 @@ impl Served {
         let url = |path: &str| format!("http://127.0.0.1:{}{path}", self.port);
         match self.subject {
             Subject::Nginx => load::wrk(&url("/"), self.connections, seconds),
+            Subject::NginxTls => {
+                let url = url("/").replace("http:", "https:");
+                load::wrk(&url, self.connections, seconds)
+            }
             Subject::Python => load::wrk(&url("/hello"), self.connections, seconds),
             Subject::Redis => {
                 let requests = self.rate * f64::from(seconds);
@@ -109,13 +117,25 @@ http {
     scgi_temp_path @DIR@/scgi;
     keepalive_requests 1000000000;
     server {
-        listen 127.0.0.1:@PORT@;
+        listen 127.0.0.1:@PORT@@TLS@;
         location / { default_type text/plain; return 200 'hello\\n'; }
     }
 }
 ";
 
-fn start_nginx(directory: &Path, port: u16) -> Result<Running> {
+/// With a certificate that wrk does not look at.
+fn start_nginx_tls(directory: &Path, port: u16) -> Result<Running> {
+    child::make_certificate(directory)?;
+    let directory_text = directory.display();
+    let tls = format!(
+        " ssl; ssl_certificate {directory_text}/own.crt; ssl_certificate_key \
+         {directory_text}/own.key"
+    );
+    start_nginx(directory, port, &tls)
+}
+
+/// `tls` is what follows the port that it listens on.
+fn start_nginx(directory: &Path, port: u16, tls: &str) -> Result<Running> {
     // Workers of a root nginx would otherwise become a user who may not enter the directory.
     let user = if Privilege::detect() == Privilege::Root {
         "user root;"
@@ -125,6 +145,7 @@ fn start_nginx(directory: &Path, port: u16) -> Result<Running> {
     let text = NGINX
         .replace("@USER@", user)
         .replace("@DIR@", &directory.display().to_string())
+        .replace("@TLS@", tls)
         .replace("@PORT@", &port.to_string());
     Running::start_nginx(directory, &text)
 }

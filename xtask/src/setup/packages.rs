@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A program, the Debian package that brings it, and who runs it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("nginx", "nginx-light"), // tests, bench, demo
     ("wrk", "wrk"),           // tests, bench
     ("curl", "curl"),         // tests, demo
@@ -24,6 +24,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("node", "nodejs"),       // tests, demo
     ("python3", "python3"),   // tests, demo
     ("openssl", "openssl"),   // tests: certificates
+    ("ruby", "ruby"),         // tests: a client over TLS
     ("bpftool", "bpftool"),   // tests: what is left in the kernel
     ("c++", "g++"),           // tests: libFuzzer
 ];

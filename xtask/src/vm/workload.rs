@@ -186,7 +186,7 @@ pub(super) struct Workload {
 impl Workload {
     pub(super) fn start(directory: &Path, interpreter: &Path) -> Result<Self> {
         let [port, tls_port, python_port] = child::free_ports()?;
-        make_certificate(directory)?;
+        child::make_certificate(directory)?;
         let files = directory.join("files");
         fs::create_dir_all(&files)?;
         for name in ["plain", "proxied"] {
@@ -290,17 +290,6 @@ impl Waiting {
         );
         Ok(())
     }
-}
-
-/// A certificate signed by itself, and its key.
-fn make_certificate(directory: &Path) -> Result<()> {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]);
-    openssl.args(["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=guest"]);
-    openssl.arg("-keyout").arg(directory.join("own.key"));
-    openssl.arg("-out").arg(directory.join("own.crt"));
-    capture(&mut openssl)?;
-    Ok(())
 }
 
 fn wait_for_port(process: &mut Running, port: u16) -> Result<()> {

@@ -3,6 +3,7 @@
 //! A function is found by its symbol alone: a program that links the library statically and was
 //! stripped has none, and is not probed.
 
+use memchr::memmem;
 use object::{LittleEndian as LE, elf, read::ReadRef};
 
 use super::{Unreadable, elf::Elf};
@@ -154,6 +155,54 @@ fn look_up<'data, R: ReadRef<'data>>(
         }
     }
     Ok(())
+}
+
+/// Name and version as the library has them among its strings; `None` where it does not.
+pub fn version<'data, R: ReadRef<'data>>(data: R, library: Library) -> Option<String> {
+    let begins = match library {
+        Library::OpenSsl => b"OpenSSL ".as_slice(),
+        Library::GnuTls => return None,
+    };
+    string_with_version(data, begins)
+}
+
+/// Version of Node, which has the address of its sources among its strings.
+pub fn node_version<'data, R: ReadRef<'data>>(data: R) -> Option<String> {
+    const BEGINS: &[u8] = b"/node-v";
+    let text = string_with_version(data, BEGINS)?;
+    let version = text.strip_prefix(str::from_utf8(BEGINS).ok()?)?;
+    let end = version.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+    version
+        .get(..end)
+        .map(|text| text.trim_end_matches('.').to_owned())
+}
+
+/// Whether these bytes are among a program's constants or names.
+pub fn mentions<'data, R: ReadRef<'data>>(data: R, bytes: &[u8]) -> bool {
+    let Ok(file) = Elf::open(data) else {
+        return false;
+    };
+    [".rodata", ".gopclntab"].iter().any(|name| {
+        file.section_ending(name)
+            .and_then(|section| file.contents(section).ok())
+            .is_some_and(|contents| memmem::find(contents, bytes).is_some())
+    })
+}
+
+/// The first string that begins so and goes on with a digit, up to its end.
+fn string_with_version<'data, R: ReadRef<'data>>(data: R, begins: &[u8]) -> Option<String> {
+    const LONGEST: usize = 40;
+
+    let file = Elf::open(data).ok()?;
+    let contents = file.contents(file.section(".rodata")?).ok()?;
+    memmem::find_iter(contents, begins).find_map(|at| {
+        let rest = contents.get(at..)?;
+        rest.get(begins.len())
+            .filter(|next| next.is_ascii_digit())?;
+        let end = rest.iter().take(LONGEST).position(|byte| *byte == 0);
+        let text = rest.get(..end.unwrap_or(LONGEST.min(rest.len())))?;
+        String::from_utf8(text.to_vec()).ok()
+    })
 }
 
 /// Whether a file of this name may hold a TLS library that is probed.
