@@ -606,7 +606,7 @@ fn plaintext(data: &Plaintext<'_>) -> Option<()> {
         place.budget
     };
     if wanted < data.moved {
-        tail = user_buffer::tail(buffer, data.moved);
+        tail = user_buffer::tail(buffer, data.moved, core::ptr::null());
     }
     if place.turn_start || wanted > 0 {
         if place.turn_start && is_request(state, data.direction) && data.call.first_ns != 0 {
