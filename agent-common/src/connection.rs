@@ -63,6 +63,51 @@ wire! {
         pub turns: u32,
         /// How often user space had changed whose frames are followed when this one was looked up.
         pub frames_seen: u32,
+        /// A [`Carried`] as an integer.
+        pub carried: u8,
+        pub reserved: [u8; 7],
+    }
+}
+
+/// What the bytes of a connection are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Carried {
+    /// What the program sends and receives.
+    Own = 0,
+    /// What a TLS library made of it: only counted. What the program sends and receives has a
+    /// state of its own, see [`plaintext_identity`].
+    Encrypted = 1,
+    /// The same, but which session's it is has not been proven. Of a plaintext: its connection has
+    /// not been.
+    Unproven = 2,
+}
+
+/// Identity of the plaintext that a connection carries encrypted. Cookies are small numbers, and
+/// addresses of sockets have all of their upper bits set: neither is another connection's.
+#[must_use]
+pub const fn plaintext_identity(connection: u64) -> u64 {
+    connection ^ (1 << 62)
+}
+
+wire! {
+    /// A TLS session was given or gave its first plaintext on a known connection.
+    pub struct PlaintextOpened {
+        pub header: RecordHeader,
+        pub unit: ExecutionUnit,
+        /// Identity of the plaintext.
+        pub connection: u64,
+        /// Identity of the connection that carries it.
+        pub carrier: u64,
+        /// Those of the carrier.
+        pub addresses: SocketAddresses,
+        /// TCP sequence numbers at which the carrier's directions began, inbound and outbound: the
+        /// other end knows the same ones. 0 where unknown, or where the plaintext was not counted
+        /// from its first byte on.
+        pub origins: [u32; 2],
+        /// A [`Role`] as an integer.
+        pub role: u8,
+        pub reserved: [u8; 7],
     }
 }
 

@@ -94,5 +94,15 @@ pub const FRAME_CONNECTIONS: u32 = 16_384;
 /// frames at once; each is verified on its own.
 pub const FRAME_STEPS: u32 = 2048;
 
+/// TLS sessions whose connection is remembered at one time.
+pub const TLS_SESSIONS: u32 = 32_768;
+
+/// Threads inside a call of a TLS library at one time, and as many that were lately.
+pub const TLS_THREADS: u32 = 16_384;
+
+/// Records of TLS looked at in one socket call, to prove whose they are: the end of a handshake
+/// and the first ones of an application.
+pub const TLS_RECORDS: usize = 4;
+
 /// Connections that have left the map and wait for user space to remove them.
 pub const LEAVING: u32 = 65_536;

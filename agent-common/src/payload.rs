@@ -73,4 +73,7 @@ pub mod flags {
     pub const END_OF_STREAM: u16 = 1 << 4;
     /// The socket is in an epoll set, or that could not be told.
     pub const POLLED: u16 = 1 << 5;
+    /// What a TLS library was given to encrypt, or had decrypted: positions count such bytes.
+    /// `tcp_sequence` is that of the first encrypted byte that the library's call moved.
+    pub const PLAINTEXT: u16 = 1 << 6;
 }

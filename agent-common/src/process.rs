@@ -67,6 +67,9 @@ pub const PROVISIONAL: u64 = 1 << 63;
 /// a [`GoProcess`] for it.
 pub const GO: u64 = 1 << 62;
 
+/// Marks the start time of a process that has called a TLS library, in the kernel's process table.
+pub const TLS: u64 = 1 << 61;
+
 wire! {
     /// How to read the goroutine of a running Go program: byte offsets in the runtime's structures,
     /// [`crate::kernel_config::ABSENT`] where the release lacks a field, and addresses in the

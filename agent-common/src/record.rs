@@ -38,6 +38,8 @@ pub enum RecordKind {
     ContextMinted = 32,
     /// [`crate::tcp_option::ContextCarried`].
     ContextCarried = 33,
+    /// [`crate::connection::PlaintextOpened`].
+    PlaintextOpened = 48,
     /// [`crate::process::GoCall`].
     GoCall = 8,
     /// [`crate::process::ProcessExit`] of a thread that was not the last one.
@@ -66,6 +68,7 @@ impl TryFrom<u16> for RecordKind {
             7 => Self::ProcessListen,
             32 => Self::ContextMinted,
             33 => Self::ContextCarried,
+            48 => Self::PlaintextOpened,
             8 => Self::GoCall,
             9 => Self::ThreadExit,
             11 => Self::ConnectionEstablished,

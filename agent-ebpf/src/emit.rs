@@ -16,7 +16,7 @@ use crate::{
     scratch::{HEAD_BYTES, Scratch},
 };
 
-const NO_WAKE_UP: u64 = bindings::BPF_RB_NO_WAKEUP as u64;
+pub(crate) const NO_WAKE_UP: u64 = bindings::BPF_RB_NO_WAKEUP as u64;
 
 /// Counts what is lost.
 #[inline(always)]

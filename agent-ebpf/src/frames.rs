@@ -187,8 +187,7 @@ impl Call for Bytes {
     #[inline(always)]
     fn write(&self, from: u32, covered: u32, kept: u32) {
         // SAFETY: as above; the scratch area's head, which the caller has filled in.
-        let (source, record) =
-            unsafe { (&*self.source, &mut *self.area.cast::<SocketData>()) };
+        let (source, record) = unsafe { (&*self.source, &mut *self.area.cast::<SocketData>()) };
         record.header.kind = RecordKind::FrameData as u16;
         record.header.length = HEAD_BYTES as u32 + kept;
         record.position = source.position + u64::from(from);

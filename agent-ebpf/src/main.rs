@@ -27,6 +27,7 @@ mod maps;
 mod process;
 mod read;
 mod scratch;
+mod tls;
 mod user_buffer;
 
 /// The verifier refuses any program in which a panic can be reached.

@@ -21,6 +21,7 @@ use crate::{
     hooks::inject_context::{Starter, TraceContext},
     process::ProcessState,
     scratch::Scratch,
+    tls::{SessionKey, TlsSession, TlsThread},
     user_buffer::MessageProgress,
 };
 
@@ -103,6 +104,18 @@ pub(crate) static ENTRIES: LruHashMap<u64, crate::hooks::kretprobe::Entry> =
 #[map]
 pub(crate) static MESSAGES: LruHashMap<u64, MessageProgress> =
     LruHashMap::with_max_entries(limits::CALLS_IN_PROGRESS, 0);
+
+/// What a thread does in a TLS library, by process and thread id. LRU, because the end of a thread
+/// is not told.
+#[map]
+pub(crate) static TLS_THREADS: LruHashMap<u64, TlsThread> =
+    LruHashMap::with_max_entries(limits::TLS_THREADS, 0);
+
+/// TLS sessions. Inserted when one is made or first used; removed when it is freed, LRU for those
+/// of processes that end.
+#[map]
+pub(crate) static TLS_SESSIONS: LruHashMap<SessionKey, TlsSession> =
+    LruHashMap::with_max_entries(limits::TLS_SESSIONS, 0);
 
 /// Space for records that do not fit the 512-byte stack, by [`crate::scratch::Slot`].
 #[map]

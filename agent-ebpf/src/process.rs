@@ -2,7 +2,7 @@
 
 use agent_common::{
     drop_reason::DropReason,
-    process::{ExecutionUnit, GO, GoProcess, PROVISIONAL, Traced},
+    process::{ExecutionUnit, GO, GoProcess, PROVISIONAL, TLS, Traced},
 };
 
 use crate::{
@@ -16,14 +16,15 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct ProcessState {
     /// Start of the process since boot; 0 when the inserter did not know. With [`PROVISIONAL`]
-    /// while user space has not decided, with [`GO`] when it is made by Go.
+    /// while user space has not decided, with [`GO`] when it is made by Go, with [`TLS`] when it
+    /// has called a TLS library.
     start: u64,
 }
 
 impl ProcessState {
     #[inline(always)]
     const fn start_ns(self) -> u64 {
-        self.start & !(PROVISIONAL | GO)
+        self.start & !(PROVISIONAL | GO | TLS)
     }
 }
 
@@ -32,6 +33,7 @@ impl ProcessState {
 pub(crate) struct TracedUnit {
     pub(crate) unit: ExecutionUnit,
     pub(crate) is_go: bool,
+    pub(crate) uses_tls: bool,
 }
 
 /// The current thread, if its process is traced.
@@ -51,8 +53,11 @@ pub(crate) fn traced_unit() -> Option<TracedUnit> {
             thread_id,
             process_start_ns,
         };
-        let is_go = state.start & GO != 0;
-        return Some(TracedUnit { unit, is_go });
+        return Some(TracedUnit {
+            unit,
+            is_go: state.start & GO != 0,
+            uses_tls: state.start & TLS != 0,
+        });
     }
     if config!(trace_all) == 0 || process_id == 0 || process_id == config!(agent_process_id) {
         return None;
@@ -63,7 +68,11 @@ pub(crate) fn traced_unit() -> Option<TracedUnit> {
         thread_id,
         process_start_ns,
     };
-    Some(TracedUnit { unit, is_go: false })
+    Some(TracedUnit {
+        unit,
+        is_go: false,
+        uses_tls: false,
+    })
 }
 
 /// How to read the goroutines of a process.
@@ -73,15 +82,25 @@ pub(crate) fn go(process_id: u32) -> Option<&'static GoProcess> {
     unsafe { GO_PROCESSES.get(&process_id) }
 }
 
-/// The process runs another program from now on: it is not known to be made by Go.
+/// The process calls a TLS library: from now on its socket calls are looked at for that.
+#[inline(always)]
+pub(crate) fn note_tls(process_id: u32) {
+    if let Some(state) = PROCESSES.get_ptr_mut(&process_id) {
+        // SAFETY: a pointer into the map's value, one aligned word. Where it is written elsewhere
+        // at the same time, the mark is made by the next call.
+        unsafe { (*state).start |= TLS };
+    }
+}
+
+/// The process runs another program from now on: it is not known to be made by Go, nor to use TLS.
 #[inline(always)]
 pub(crate) fn forget_program(process_id: u32) {
     // SAFETY: as in `traced_unit`.
     let Some(state) = unsafe { PROCESSES.get(&process_id) }.copied() else {
         return;
     };
-    if state.start & GO != 0 {
-        insert(process_id, state.start & !GO);
+    if state.start & (GO | TLS) != 0 {
+        insert(process_id, state.start & !(GO | TLS));
         let _ = GO_PROCESSES.remove(&process_id);
     }
 }

@@ -97,6 +97,25 @@ pub(crate) fn locate() -> UserBuffer {
     }
 }
 
+/// Where the call's first byte is; `None` where that is not known, or where the call is one of
+/// several in a message array.
+#[inline(always)]
+pub(crate) fn first_byte() -> Option<u64> {
+    let registers = registers()?;
+    if registers.code_segment != USER_CODE_SEGMENT {
+        return None;
+    }
+    let [_, second, _] = registers.arguments;
+    match registers.system_call {
+        system_call::READ | system_call::WRITE | system_call::SENDTO | system_call::RECVFROM => {
+            Some(second)
+        }
+        system_call::READV | system_call::WRITEV => read_word(second),
+        system_call::SENDMSG | system_call::RECVMSG => read_word(read_word(second + MSGHDR_IOV)?),
+        _ => None,
+    }
+}
+
 #[inline(always)]
 fn read_word(address: u64) -> Option<u64> {
     // SAFETY: the helper checks the address and fails instead of faulting.

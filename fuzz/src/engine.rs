@@ -107,6 +107,7 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                 | Command::ReadThread(_)
                 | Command::NoteProgram(_)
                 | Command::StopInjecting(_)
+                | Command::NoteTls(_)
                 | Command::FollowFrames(_)
                 | Command::LeaveFrames(_),
             ) => {}

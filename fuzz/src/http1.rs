@@ -239,6 +239,7 @@ fn endpoint(kind: Kind, complete: bool) -> Endpoint {
         local,
         peer,
         complete,
+        encrypted: false,
     }
 }
 

@@ -13,7 +13,7 @@ pub fn run(data: &[u8]) {
     text::Stat::parse(&text);
     text::boot_seconds(&text);
     text::container_id(&text);
-    text::tls_library(&text);
+    text::executable_mappings(&text).for_each(drop);
     text::status_value(&text, "NSpid:");
     if let [a, b, c, d, e, f, g, h, ..] = data {
         let ticks = u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);

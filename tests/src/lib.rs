@@ -9,8 +9,8 @@
 pub mod agent;
 pub mod go;
 pub mod http;
-pub mod node;
 pub mod namespace;
+pub mod node;
 pub mod pki;
 pub mod port;
 pub mod privilege;

@@ -21,7 +21,11 @@ pub fn interpreter() -> PathBuf {
 }
 
 /// Lists of the packages that tests need, relative to this crate.
-const REQUIREMENTS: [&str; 2] = ["receiver/requirements.txt", "workloads/go/requirements.txt"];
+const REQUIREMENTS: [&str; 3] = [
+    "receiver/requirements.txt",
+    "workloads/go/requirements.txt",
+    "workloads/python/requirements.txt",
+];
 
 /// The interpreter with the packages of the receiver and of workloads: `OTLP_RECEIVER_PYTHON`, else
 /// a virtual environment under the build directory, made on first use.

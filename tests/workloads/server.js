@@ -1,8 +1,10 @@
 // An HTTP server on Node's http: one event loop, keep-alive. Routes, arguments and log lines are
-// those of server.py, as far as they are here; --sockets bounds the pool towards the backend.
+// those of server.py, as far as they are here; --sockets bounds the pool towards the backend. With
+// --certificate and --key it speaks TLS, with --authority its calls do.
 'use strict';
 const fs = require('fs');
 const http = require('http');
+const https = require('https');
 const { parseArgs } = require('util');
 
 const { values: args } = parseArgs({
@@ -13,10 +15,18 @@ const { values: args } = parseArgs({
     backend: { type: 'string' },
     sockets: { type: 'string', default: '64' },
     'timer-ms': { type: 'string', default: '0' },
+    certificate: { type: 'string' },
+    key: { type: 'string' },
+    authority: { type: 'string' },
   },
 });
 const CHUNK = 16 * 1024;
-const agent = new http.Agent({ keepAlive: true, maxSockets: Number(args.sockets) });
+const caller = args.authority ? https : http;
+const agent = new caller.Agent({
+  keepAlive: true,
+  maxSockets: Number(args.sockets),
+  ca: args.authority && fs.readFileSync(args.authority),
+});
 
 function record(request, status, requestBody, responseBody) {
   if (!args.log) return;
@@ -45,7 +55,7 @@ function answer(request, response, body, status, payload, { chunked = false } = 
 
 function fetchBackend(path, headers, done) {
   const [host, port] = args.backend.split(':');
-  const call = http.request({ host, port, path, agent, headers }, (reply) => {
+  const call = caller.request({ host, port, path, agent, headers }, (reply) => {
     const pieces = [];
     reply.on('data', (piece) => pieces.push(piece));
     reply.on('end', () => done(reply.statusCode, Buffer.concat(pieces)));
@@ -77,7 +87,12 @@ function route(request, response, body) {
   }
 }
 
-const server = http.createServer((request, response) => {
+const tls = args.certificate && {
+  cert: fs.readFileSync(args.certificate),
+  key: fs.readFileSync(args.key),
+};
+const create = (serve) => (tls ? https.createServer(tls, serve) : http.createServer(serve));
+const server = create((request, response) => {
   const pieces = [];
   request.on('data', (piece) => pieces.push(piece));
   request.on('end', () => route(request, response, Buffer.concat(pieces)));

@@ -13,6 +13,8 @@ what the server itself counted: method, path, status, request_body, response_bod
                                               joined, or by a pool of threads that grows and stays
     /die/N                                    promises N bytes, sends half, ends the process
     /exit                                     ends the process without an answer
+
+With --certificate and --key it speaks TLS, with --authority its calls do.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import http.server
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -155,7 +158,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers["traceparent"] = OWN_TRACEPARENT
         connection = getattr(self.local, "backend", None)
         if connection is None:
-            connection = self.local.backend = http.client.HTTPConnection(self.server.backend)
+            connection = self.local.backend = self.server.connect()
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         self.answer(response.status, response.read())
@@ -181,7 +184,26 @@ class Server(http.server.ThreadingHTTPServer):
             self.address_family = socket.AF_UNIX
         elif ":" in args.host:
             self.address_family = socket.AF_INET6
+        self.authority = args.authority
         super().__init__(args.unix or (args.host, args.port), Handler)
+        self.tls = None
+        if args.certificate:
+            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.tls.load_cert_chain(args.certificate, args.key)
+            if args.tls_max:
+                self.tls.maximum_version = ssl.TLSVersion[args.tls_max]
+
+    def finish_request(self, request, client_address):
+        # In the connection's own thread: a slow handshake must not keep others waiting.
+        if self.tls:
+            request = self.tls.wrap_socket(request, server_side=True)
+        super().finish_request(request, client_address)
+
+    def connect(self):
+        if not self.authority:
+            return http.client.HTTPConnection(self.backend)
+        context = ssl.create_default_context(cafile=self.authority)
+        return http.client.HTTPSConnection(self.backend, context=context)
 
     def server_bind(self):
         # The stock one looks up the host's name.
@@ -220,6 +242,10 @@ def main():
     parser.add_argument("--unix", help="listen on this path instead")
     parser.add_argument("--log")
     parser.add_argument("--backend", help="HOST:PORT for /call")
+    parser.add_argument("--authority", help="certificate that the backend's is signed by")
+    parser.add_argument("--certificate")
+    parser.add_argument("--key")
+    parser.add_argument("--tls-max", help="TLSv1_2 or TLSv1_3")
     parser.add_argument("--background", help="URL that a thread of its own calls again and again")
     parser.add_argument("--background-ms", type=int, default=20)
     parser.add_argument("--workers", type=int, default=0, help="fork so many, all accepting")

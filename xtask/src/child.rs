@@ -208,6 +208,22 @@ impl Drop for TemporaryDirectory {
     }
 }
 
+/// A certificate signed by itself, and its key: `own.crt` and `own.key`.
+pub(crate) fn make_certificate(directory: &Path) -> Result<()> {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]);
+    openssl.args([
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-subj",
+        "/CN=localhost",
+    ]);
+    openssl.arg("-keyout").arg(directory.join("own.key"));
+    openssl.arg("-out").arg(directory.join("own.crt"));
+    capture(&mut openssl)?;
+    Ok(())
+}
+
 /// Ports of the loopback address that nothing listens on now, all different.
 pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::new();

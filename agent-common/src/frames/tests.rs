@@ -179,7 +179,10 @@ fn flow() -> (Vec<u8>, Vec<bool>) {
 fn check(walked: &Walked, bytes: &[u8], wanted: &[bool], from: usize) {
     for (at, seen) in walked.seen().into_iter().enumerate().skip(from) {
         assert!(seen.is_some() || !wanted[at], "byte {at} is missing");
-        assert!(seen.is_none_or(|seen| seen == bytes[at]), "byte {at} is wrong");
+        assert!(
+            seen.is_none_or(|seen| seen == bytes[at]),
+            "byte {at} is wrong"
+        );
     }
 }
 
@@ -188,7 +191,21 @@ fn check(walked: &Walked, bytes: &[u8], wanted: &[bool], from: usize) {
 #[test]
 fn any_cut_shows_the_same() {
     let (bytes, wanted) = flow();
-    for call_bytes in [1, 2, 7, 8, 9, 10, 13, 100, 1_000, 4_096, 16_384, 30_000, bytes.len()] {
+    for call_bytes in [
+        1,
+        2,
+        7,
+        8,
+        9,
+        10,
+        13,
+        100,
+        1_000,
+        4_096,
+        16_384,
+        30_000,
+        bytes.len(),
+    ] {
         for buffer_bytes in [1, 3, 9, 1_000, 1 << 20] {
             let mut walked = Walked::new(FrameFlow::sure(0));
             for call in bytes.chunks(call_bytes) {

@@ -6,6 +6,7 @@ pub(crate) mod inject_context;
 pub(crate) mod inject_head;
 pub(crate) mod inject_option;
 pub(crate) mod kretprobe;
+pub(crate) mod openssl;
 pub(crate) mod process;
 pub(crate) mod socket_data;
 pub(crate) mod socket_lifecycle;

@@ -12,7 +12,9 @@
 //! fallback: kretprobe on the same functions, in `kretprobe.rs`
 
 use agent_common::{
-    connection::{ConnectionOpened, ConnectionState, Direction, FAMILY_UNIX, Role},
+    connection::{
+        ConnectionOpened, ConnectionState, Direction, FAMILY_UNIX, Role, plaintext_identity,
+    },
     kernel_config::KernelField,
     limits,
     payload::{SocketData, flags},
@@ -37,6 +39,7 @@ use crate::{
         task,
     },
     scratch::{self, HEAD_BYTES, Scratch, Slot},
+    tls::{self, SocketCall},
     user_buffer::{self, UserBuffer},
 };
 
@@ -254,7 +257,60 @@ fn try_handle(transfer: &Transfer, traced: TracedUnit) -> Option<u32> {
         // A connecting socket has no port yet when its state is made.
         sock.write_addresses(&mut state.addresses);
     }
+    if traced.uses_tls && is_encrypted(transfer, sock, identity, state) {
+        return count_encrypted(transfer, sock, identity, traced, state);
+    }
     emit_data(transfer, sock, identity, traced, state)
+}
+
+/// Whether a TLS library made or will read what was moved. Its probes report the plaintext.
+#[inline(always)]
+fn is_encrypted(
+    transfer: &Transfer,
+    sock: Sock,
+    identity: u64,
+    state: &mut ConnectionState,
+) -> bool {
+    let next = sequence(state, sock, transfer.direction);
+    let sequence = next.wrapping_sub(transfer.result as u32);
+    let position = match transfer.direction {
+        Direction::Inbound => state.inbound.position,
+        Direction::Outbound => state.outbound.position,
+    };
+    let socket = SocketCall {
+        connection: identity,
+        direction: transfer.direction,
+        moved: transfer.result as u32,
+        position,
+        sequence,
+        origin: if state.complete == 1 {
+            sequence.wrapping_sub(position as u32)
+        } else {
+            0
+        },
+    };
+    tls::carries(state, sock, &socket)
+}
+
+/// Counts what was moved. The end of the stream is that of the plaintext, too.
+#[inline(always)]
+fn count_encrypted(
+    transfer: &Transfer,
+    sock: Sock,
+    identity: u64,
+    traced: TracedUnit,
+    state: &mut ConnectionState,
+) -> Option<u32> {
+    if transfer.result == 0 {
+        let identity = plaintext_identity(identity);
+        let plaintext = CONNECTIONS.get_ptr_mut(&identity)?;
+        // SAFETY: as in `try_handle`.
+        return emit_data(transfer, sock, identity, traced, unsafe { &mut *plaintext });
+    }
+    connection::place(state, transfer.direction);
+    let (moved, now_ns) = (transfer.result as u32, emit::now_ns());
+    connection::advance(state, transfer.direction, moved, now_ns, [0; 8]);
+    Some(DONE)
 }
 
 /// State for a connection seen for the first time. A unix socket is announced with its path,

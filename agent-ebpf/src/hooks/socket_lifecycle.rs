@@ -7,7 +7,10 @@
 //!       `kretprobe.rs`; not with the tracepoints, which key connections by cookie
 
 use agent_common::{
-    connection::{ClosingStep, ConnectionClosing, ConnectionEstablished, Role},
+    connection::{
+        Carried, ClosingStep, ConnectionClosing, ConnectionEstablished, ConnectionState, Role,
+        plaintext_identity,
+    },
     process::ProcessListen,
     record::RecordKind,
 };
@@ -198,6 +201,32 @@ fn closing(sock: Sock, step: ClosingStep) {
     if matches!(step, ClosingStep::Destroyed) {
         frames::destroyed(identity, state);
     }
+    if state.carried == Carried::Encrypted as u8 {
+        plaintext_closing(plaintext_identity(identity), step, sock.error());
+    }
+    report(identity, state, step, sock.error());
+}
+
+/// What was encrypted ends with what carried it.
+#[inline(always)]
+fn plaintext_closing(identity: u64, step: ClosingStep, error: u32) {
+    // SAFETY: as in `closing`.
+    if let Some(state) = unsafe { CONNECTIONS.get(&identity) } {
+        report(identity, state, step, error);
+    }
+    if matches!(step, ClosingStep::Destroyed) {
+        let _ = CONNECTIONS.remove(&identity);
+    }
+}
+
+/// A TLS session ends whose connection is not known.
+#[inline(always)]
+pub(crate) fn plaintext_ends(identity: u64) {
+    plaintext_closing(identity, ClosingStep::Destroyed, 0);
+}
+
+#[inline(always)]
+fn report(identity: u64, state: &ConnectionState, step: ClosingStep, error: u32) {
     emit::record(&ConnectionClosing {
         header: emit::header(
             RecordKind::ConnectionClosing,
@@ -209,6 +238,6 @@ fn closing(sock: Sock, step: ClosingStep) {
         outbound: state.outbound,
         step: step as u8,
         reserved: [0; 3],
-        error: sock.error(),
+        error,
     });
 }

@@ -36,6 +36,21 @@ fn waiting_flags(file: *const u8, modes: u32, epoll: u64) -> u16 {
     waiting
 }
 
+/// A kernel address as a number that the verifier lets one compute with ("math between ptr_ pointer
+/// and ... is not allowed"): it forgets what a word of the stack held when a byte of it is written.
+/// The upper byte of kernel addresses has all bits set anyway.
+#[inline(always)]
+fn number(pointer: *const u8) -> u64 {
+    let mut address = 0u64;
+    let place = &raw mut address;
+    // SAFETY: all three are inside the variable; volatile, or the compiler would leave them out.
+    unsafe {
+        place.write_volatile(pointer as u64);
+        place.cast::<u8>().add(7).write_volatile(0xff);
+        place.read_volatile()
+    }
+}
+
 /// What kind of stream a socket is; other sockets are not traced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
@@ -54,7 +69,7 @@ impl Sock {
             // SAFETY: the argument is the hook's own socket, as the helper requires.
             return unsafe { bpf_get_socket_cookie(self.0.cast_mut().cast()) };
         }
-        self.0 as u64
+        number(self.0)
     }
 
     #[inline(always)]

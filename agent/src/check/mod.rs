@@ -4,6 +4,7 @@
 //! [`system`] reads the machine, [`render`] writes the page, [`targets`] looks at the processes.
 //! What only loading a program can tell comes from the kernel side as a [`KernelReport`].
 
+pub mod inside;
 pub mod render;
 pub mod system;
 pub mod targets;

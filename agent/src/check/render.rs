@@ -2,11 +2,16 @@
 
 use std::fmt::Write as _;
 
-use super::{Hook, KernelReport, Outcome, system::System, targets::Target};
+use super::{
+    Hook, KernelReport, Outcome,
+    inside::{Inside, Tls},
+    system::System,
+    targets::{LISTED_TARGETS, Target},
+};
 use crate::failure::Failure;
 
-/// Targets listed one by one at most; `--all` on a busy host has thousands.
-const LISTED_TARGETS: usize = 20;
+/// What probes on a TLS library cost, as docs/bench.md has it: a call of the library is two hits.
+const COST: &str = "a request costs 4 to 6 hits of about 2 us";
 
 /// How a line begins.
 #[derive(Clone, Copy)]
@@ -156,14 +161,42 @@ fn write_targets(page: &mut Writer, targets: &[Target]) {
             Mark::Fine,
             &format!("{pid} {executable}, service {service}: {reason}"),
         );
-        if let Some(library) = &target.tls_library {
-            let text = format!("{pid} has {library} loaded: what it encrypts is not decoded");
-            page.line(Mark::Note, &text);
-        }
+        write_inside(page, pid, &target.inside);
     }
     if targets.len() > LISTED_TARGETS {
         let more = targets.len() - LISTED_TARGETS;
         page.line(Mark::Fine, &format!("and {more} more"));
+    }
+}
+
+fn write_inside(page: &mut Writer, pid: u32, inside: &Inside) {
+    if let Some(runtime) = &inside.runtime {
+        page.line(Mark::Fine, &format!("{pid} runs {runtime}"));
+    }
+    for tls in &inside.tls {
+        match tls {
+            Tls::Captured {
+                file,
+                library,
+                probes,
+            } => {
+                let text = format!(
+                    "{pid} encrypts with {library} ({file}): captured by {probes} probes; {COST}"
+                );
+                page.line(Mark::Fine, &text);
+            }
+            Tls::Missed { what, reason } => {
+                let text = format!("{pid} may encrypt with {what}: not captured, {reason}");
+                page.line(Mark::Note, &text);
+            }
+            Tls::None => {
+                let text = format!(
+                    "{pid} has no TLS library that is known; one that it loads later is probed \
+                     when it is used"
+                );
+                page.line(Mark::Fine, &text);
+            }
+        }
     }
 }
 
@@ -239,7 +272,20 @@ mod tests {
             },
             reason: Reason::Port(80),
             service: "shop".to_owned(),
-            tls_library: Some("libssl.so.3".to_owned()),
+            inside: Inside {
+                runtime: Some("Node 20.20.2".to_owned()),
+                tls: vec![
+                    Tls::Captured {
+                        file: "/usr/bin/node".to_owned(),
+                        library: "OpenSSL 3.0.19".to_owned(),
+                        probes: 20,
+                    },
+                    Tls::Missed {
+                        what: "/usr/lib/libwolfssl.so".to_owned(),
+                        reason: "wolfSSL is not supported",
+                    },
+                ],
+            },
         };
         let obstacle = system.obstacle();
         let text = page(&system, obstacle.as_ref(), &kernel, &[target]);
@@ -253,7 +299,9 @@ mod tests {
             "  ok    socket data: kretprobe\n",
             "no tcp_sock.copied_seq; without it: no gap detection\n",
             "  ok    7 /usr/bin/node, service shop: listens on port 80\n",
-            "7 has libssl.so.3 loaded",
+            "  ok    7 runs Node 20.20.2\n",
+            "  ok    7 encrypts with OpenSSL 3.0.19 (/usr/bin/node): captured by 20 probes",
+            "  note  7 may encrypt with /usr/lib/libwolfssl.so: not captured, wolfSSL",
             "  no    the capabilities CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH are missing",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");

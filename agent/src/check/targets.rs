@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::inside::{self, Inside};
 use crate::{
     enrich,
     failure::Failure,
@@ -12,14 +13,16 @@ use crate::{
     },
 };
 
+/// Targets looked into and listed at most; `--all` on a busy host has thousands.
+pub const LISTED_TARGETS: usize = 20;
+
 /// A process that would be traced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     pub candidate: Candidate,
     pub reason: Reason,
     pub service: String,
-    /// A TLS library in its memory, by file name.
-    pub tls_library: Option<String>,
+    pub inside: Inside,
 }
 
 /// Refuses a number given as `--pid` that cannot be traced.
@@ -52,6 +55,7 @@ pub fn look_at(proc_fs: &ProcFs, selection: &Selection) -> Result<Vec<Target>, F
     }
     let candidates = proc_fs.candidates()?;
     let mut chosen = selection.choose(&candidates, std::process::id());
+    let mut looked_into = 0;
     let targets = candidates.into_iter().filter_map(|candidate| {
         let pid = candidate.process.id.pid;
         let reason = chosen.remove(&pid)?;
@@ -60,7 +64,14 @@ pub fn look_at(proc_fs: &ProcFs, selection: &Selection) -> Result<Vec<Target>, F
             candidate,
             reason,
             service,
-            tls_library: proc_fs.tls_library(pid),
+            inside: {
+                looked_into += 1;
+                if looked_into <= LISTED_TARGETS {
+                    inside::look_into(pid)
+                } else {
+                    Inside::default()
+                }
+            },
         })
     });
     Ok(targets.collect())

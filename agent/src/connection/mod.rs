@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub use table::Table;
-pub use tracker::Connection;
+pub use tracker::{Connection, Plaintext};
 
 /// Where an observation comes from: the record that led to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

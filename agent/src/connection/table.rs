@@ -125,7 +125,7 @@ impl Table {
                 OtherEnd::Traced
             }
             Endpoints::Inet { .. } => OtherEnd::NotTraced,
-            Endpoints::Unix { .. } => OtherEnd::Unknown,
+            Endpoints::Unix { .. } | Endpoints::Unknown => OtherEnd::Unknown,
         }
     }
 

@@ -12,7 +12,8 @@ use crate::{
         stream::{Step, Stream},
     },
     event::{
-        ClosingStep, Data, Direction, DirectionState, Endpoints, OtherEnd, ProcessId, Role, Unit,
+        ClosingStep, Data, Direction, DirectionState, Endpoints, OtherEnd, PlaintextOpened,
+        ProcessId, Role, Unit,
     },
     protocol::{
         Awaited, EndCause, Flow, Input, Session, Shortfall,
@@ -51,6 +52,14 @@ pub enum Framing {
     Other,
 }
 
+/// What is known of the connection that carries plaintext encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plaintext {
+    /// TCP sequence numbers at which its directions began, inbound and outbound: with a position
+    /// in the plaintext they make a number that both ends of the session know. 0 where they do not.
+    pub origins: [u32; 2],
+}
+
 /// A connection of a traced process.
 pub struct Connection {
     pub process: ProcessId,
@@ -74,6 +83,8 @@ pub struct Connection {
     /// As it was told last.
     framing: Framing,
     unix_path: Option<String>,
+    /// It is what a TLS session carries.
+    plaintext: Option<Plaintext>,
     inbound: Stream,
     outbound: Stream,
     understanding: Understanding,
@@ -107,6 +118,7 @@ impl Connection {
             is_multiplexed: false,
             framing: Framing::Other,
             unix_path: None,
+            plaintext: None,
             inbound: Stream::default(),
             outbound: Stream::default(),
             understanding: Understanding::Undecided(Undecided::default()),
@@ -130,6 +142,25 @@ impl Connection {
     /// The path its named end is bound to.
     pub fn set_unix_path(&mut self, path: Option<String>) {
         self.unix_path = path;
+    }
+
+    /// It is what a TLS session carries, over a connection with these ends.
+    pub fn handle_plaintext(&mut self, opened: &PlaintextOpened) {
+        self.endpoints = opened.endpoints;
+        self.plaintext = Some(Plaintext {
+            origins: opened.origins,
+        });
+        if self.role == Role::Unknown {
+            self.role = opened.role;
+        }
+        if self.inbound.position() > 0 || self.outbound.position() > 0 {
+            self.ask();
+        }
+    }
+
+    /// `None`: it is a connection itself.
+    pub fn plaintext(&self) -> Option<Plaintext> {
+        self.plaintext
     }
 
     /// What was learned, oldest first. Call until `None` after each `handle_*`.
@@ -202,6 +233,9 @@ impl Connection {
         self.process = data.unit.process;
         self.endpoints = data.endpoints;
         self.complete |= data.complete;
+        if data.plaintext {
+            self.plaintext.get_or_insert_default();
+        }
         if data.complete {
             self.inbound.begin_at(0);
             self.outbound.begin_at(0);
@@ -411,6 +445,8 @@ impl Connection {
                 let differs = |one, other| one != 0 && other != 0 && one != other;
                 differs(local, other_local) || differs(remote, other_remote)
             }
+            // Plaintext whose connection is told later, or not at all.
+            (Endpoints::Unknown, _) | (_, Endpoints::Unknown) => false,
             _ => true,
         }
     }
@@ -522,14 +558,29 @@ impl Connection {
         }
     }
 
-    /// Adds bytes to what is known of the beginning, and asks what it is.
+    /// Adds bytes to what is known of the beginning, and asks what it is. A session keeps the ends
+    /// that it began with: plaintext waits for the answer, by when its connection is proven, or
+    /// will not be.
     fn decide(&mut self, data: &[u8], turn_start: bool, origin: Origin) {
-        let kind = self.kind();
+        const UNTIL_TURN: usize = 2;
+
         let complete = self.complete && !self.has_lost_track;
         let Understanding::Undecided(undecided) = &mut self.understanding else {
             return;
         };
         undecided.add(data, turn_start, origin, complete);
+        if self.endpoints != Endpoints::Unknown || undecided.turns >= UNTIL_TURN {
+            self.ask();
+        }
+    }
+
+    /// Asks what the bytes that were kept are.
+    fn ask(&mut self) {
+        let kind = self.kind();
+        let complete = self.complete && !self.has_lost_track;
+        let Understanding::Undecided(undecided) = &mut self.understanding else {
+            return;
+        };
         let opening = Opening {
             inbound: &undecided.inbound,
             outbound: &undecided.outbound,

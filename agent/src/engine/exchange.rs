@@ -513,10 +513,29 @@ fn sender(origin: Option<Origin>) -> Option<Origin> {
 
 /// What the other end of this connection, if it is on this host, calls the same byte.
 fn wire_key(connection: &ConnectionFacts, origin: Origin, position: u64) -> Option<WireKey> {
+    let client = |local, remote| match connection.kind {
+        Kind::Client => local,
+        Kind::Server => remote,
+    };
+    if let Some(plaintext) = connection.plaintext {
+        let [inbound, outbound] = plaintext.origins;
+        let began = match origin.direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+        };
+        return match connection.endpoints {
+            Endpoints::Inet { local, remote, .. } if began != 0 => Some(WireKey::Tls {
+                client: client(local, remote),
+                place: began.wrapping_add(position as u32),
+            }),
+            _ => None,
+        };
+    }
     match (connection.endpoints, connection.kind) {
+        (Endpoints::Unknown, _) => None,
         (Endpoints::Inet { .. }, _) if origin.tcp_sequence == 0 => None,
-        (Endpoints::Inet { local, remote, .. }, kind) => Some(WireKey::Tcp {
-            client: if kind == Kind::Client { local } else { remote },
+        (Endpoints::Inet { local, remote, .. }, _) => Some(WireKey::Tcp {
+            client: client(local, remote),
             sequence: origin.sequence_at(position),
         }),
         (Endpoints::Unix { local: 0, .. } | Endpoints::Unix { remote: 0, .. }, _) => None,

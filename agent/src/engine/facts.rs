@@ -1,7 +1,7 @@
 //! What the engine knows of a connection, for those who make spans of it. Pure.
 
 use crate::{
-    connection::Connection,
+    connection::{Connection, Plaintext},
     event::{ConnectionId, OtherEnd, Unit},
     span::Kind,
 };
@@ -13,6 +13,8 @@ pub(super) struct ConnectionFacts {
     pub(super) unit: Unit,
     pub(super) kind: Kind,
     pub(super) endpoints: crate::event::Endpoints,
+    /// It is what a TLS session carries.
+    pub(super) plaintext: Option<Plaintext>,
     /// It was seen from its first byte on.
     pub(super) complete: bool,
     /// Its exchanges run side by side, and any thread writes for all of them.
@@ -29,6 +31,7 @@ impl ConnectionFacts {
             // Only a connection whose kind is known has a session to learn from.
             kind: connection.kind().unwrap_or(Kind::Server),
             endpoints: connection.endpoints,
+            plaintext: connection.plaintext(),
             complete: connection.is_complete(),
             multiplexed: connection.is_multiplexed(),
             opened_ns: connection.opened_ns(),

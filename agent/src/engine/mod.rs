@@ -27,8 +27,8 @@ use crate::{
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
-        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted, ProcessId,
-        Role, Traced, Unit, clock::WallClock, decode,
+        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted,
+        PlaintextOpened, ProcessId, Role, Traced, Unit, clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
     sample::Sampler,
@@ -80,6 +80,9 @@ pub enum Command {
     /// A traced process runs another program now: [`Engine::facts`] says which. There is nothing
     /// to answer.
     NoteProgram(ProcessId),
+    /// A traced process speaks TLS on a connection of which only the encrypted bytes are seen.
+    /// There is nothing to answer.
+    NoteTls(ProcessId),
     /// Requests of this process fare worse since headers are put into them: stop it. There is
     /// nothing to answer.
     StopInjecting(ProcessId),
@@ -173,7 +176,9 @@ impl Engine {
                 let Some(opened) = opened else { return };
                 opened.set_unix_path(unix_path);
                 if role == Role::Client && self.is_nginx(unit.process) {
-                    self.exchanges.lineage.handle_connect(unit, connection);
+                    let lineage = &mut self.exchanges.lineage;
+                    lineage.handle_connect(unit, connection);
+                    lineage.handle_connect(unit, connection.plaintext());
                 }
             }
             EventKind::Established {
@@ -223,6 +228,7 @@ impl Engine {
                 self.watchdog.handle_exit(process);
                 self.processes.handle_exit(process, now_ns);
             }
+            EventKind::PlaintextOpened(opened) => self.handle_plaintext(&opened, now_ns),
             EventKind::Minted(minted) => self.handle_minted(&minted),
             EventKind::Carried(carried) => self.exchanges.carried.handle(&carried, now_ns),
             EventKind::GoCall {
@@ -372,6 +378,9 @@ impl Engine {
                 .goroutines
                 .handle_seen(unit.process, task, data.task_ids, now_ns);
         }
+        if is_handshake(data) {
+            self.commands.push_back(Command::NoteTls(unit.process));
+        }
         let before = self.connections.len();
         let connection =
             self.connections
@@ -392,9 +401,8 @@ impl Engine {
             self.connections.note_client(id);
         }
         if self.connections.len() > before {
-            self.metrics.add(Counter::ConnectionsSeen, 1);
+            self.meet_connection(unit.process);
             self.meet_other_end(data);
-            self.meet_process(unit.process);
         }
         self.metrics
             .add(Counter::BytesNotCaptured, data.uncaptured());
@@ -420,6 +428,33 @@ impl Engine {
         }
         self.observe(id);
         self.connections.update_ask(id, now_ns);
+    }
+
+    /// A TLS session is known to travel on a connection; its plaintext follows.
+    fn handle_plaintext(&mut self, opened: &PlaintextOpened, now_ns: u64) {
+        let (id, process) = (opened.connection, opened.unit.process);
+        let is_reused = self
+            .connections
+            .get(id)
+            .is_some_and(|before| before.is_elsewhere(opened.endpoints));
+        if is_reused {
+            self.end_connection(id, now_ns);
+        }
+        let before = self.connections.len();
+        let connection =
+            self.connections
+                .get_or_insert(id, opened.unit, opened.endpoints, opened.role, now_ns);
+        let Some(connection) = connection else { return };
+        connection.handle_plaintext(opened);
+        self.observe(id);
+        if self.connections.len() > before {
+            self.meet_connection(process);
+        }
+    }
+
+    fn meet_connection(&mut self, process: ProcessId) {
+        self.metrics.add(Counter::ConnectionsSeen, 1);
+        self.meet_process(process);
     }
 
     /// The kernel side made ids for a request, which may be known already or comes next.
@@ -464,6 +499,8 @@ impl Engine {
         self.observe(id);
         if step == ClosingStep::Destroyed {
             self.exchanges.handle_connection_end(id);
+            // What it carried has ended before.
+            self.exchanges.handle_connection_end(id.plaintext());
             self.connections.remove(id);
         } else {
             self.connections.update_ask(id, now_ns);
@@ -576,5 +613,13 @@ impl Engine {
     }
 }
 
+/// Whether a connection begins as TLS does (RFC 8446, section 5.1: a record of type handshake).
+fn is_handshake(data: &Data<'_>) -> bool {
+    const HANDSHAKE: &[u8] = &[22, 3];
+    data.position == 0 && !data.plaintext && data.bytes.starts_with(HANDSHAKE)
+}
+
+#[cfg(test)]
+mod plaintext_tests;
 #[cfg(test)]
 mod tests;

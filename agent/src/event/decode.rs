@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_common::{
     connection::{
-        ClosingStep, ConnectionClosing, ConnectionEstablished, ConnectionOpened, Direction,
-        FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Role, SocketAddresses,
+        self as wire, ClosingStep, ConnectionClosing, ConnectionEstablished, ConnectionOpened,
+        Direction, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Role, SocketAddresses,
     },
     injection::ContextMinted,
     payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
@@ -17,8 +17,8 @@ use thiserror::Error;
 use zerocopy::FromBytes;
 
 use super::{
-    Carried, ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, Pieces, ProcessId, Task,
-    TaskIds, Unit,
+    Carried, ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, Pieces,
+    PlaintextOpened, ProcessId, Task, TaskIds, Unit,
 };
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -41,6 +41,14 @@ pub fn padded_length(bytes: &[u8]) -> Option<usize> {
     let (header, _) = RecordHeader::read_from_prefix(bytes).ok()?;
     let length = (header.length as usize).max(size_of::<RecordHeader>());
     Some(length.next_multiple_of(8).min(bytes.len()))
+}
+
+/// The record without the room behind it that was reserved and not used.
+pub fn trimmed(reserved: &[u8]) -> &[u8] {
+    RecordHeader::read_from_prefix(reserved)
+        .ok()
+        .and_then(|(header, _)| reserved.get(..header.length as usize))
+        .unwrap_or(reserved)
 }
 
 /// Decodes the record at the start of `bytes`; what follows it is ignored.
@@ -93,6 +101,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
         }
         RecordKind::ContextMinted => minted(bytes)?,
         RecordKind::ContextCarried => carried(bytes)?,
+        RecordKind::PlaintextOpened => plaintext_opened(bytes)?,
         RecordKind::GoCall => {
             let (record, _) = read::<GoCall>(bytes)?;
             EventKind::GoCall {
@@ -146,6 +155,7 @@ fn data(bytes: &[u8]) -> Result<Data<'_>, DecodeError> {
         polled: is_set(flags::POLLED),
         complete: is_set(flags::COMPLETE),
         end_of_stream: is_set(flags::END_OF_STREAM),
+        plaintext: is_set(flags::PLAINTEXT),
         bytes: rest
             .get(..record.captured_length as usize)
             .ok_or(DecodeError::Short)?,
@@ -181,6 +191,17 @@ fn opened(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
         role: Role::from(record.role),
         unix_path: unix_path(path),
     })
+}
+
+fn plaintext_opened(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
+    let (record, _) = read::<wire::PlaintextOpened>(bytes)?;
+    Ok(EventKind::PlaintextOpened(PlaintextOpened {
+        unit: unit(&record.unit),
+        connection: ConnectionId(record.connection),
+        endpoints: endpoints(&record.addresses)?,
+        role: Role::from(record.role),
+        origins: record.origins,
+    }))
 }
 
 /// A path ends at its NUL; an abstract name begins with one, which is written `@`, unix(7).
@@ -279,6 +300,7 @@ fn endpoints(addresses: &SocketAddresses) -> Result<Endpoints, DecodeError> {
             let ([local, _], [remote, _]) = (addresses.local, addresses.remote);
             return Ok(Endpoints::Unix { local, remote });
         }
+        0 => return Ok(Endpoints::Unknown),
         FAMILY_INET => |address: [u64; 2]| {
             let [word, _] = address;
             IpAddr::V4(Ipv4Addr::from((word as u32).to_ne_bytes()))

@@ -70,6 +70,14 @@ pub struct TaskIds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
+impl ConnectionId {
+    /// Of the plaintext that this connection carries encrypted.
+    #[must_use]
+    pub const fn plaintext(self) -> Self {
+        Self(agent_common::connection::plaintext_identity(self.0))
+    }
+}
+
 /// Both ends of a connection as the observed process sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoints {
@@ -80,6 +88,8 @@ pub enum Endpoints {
     },
     /// Identities of the two ends, 0 where unknown.
     Unix { local: u64, remote: u64 },
+    /// Of plaintext whose connection could not be told.
+    Unknown,
 }
 
 /// Who is at the other end of a server's connection.
@@ -142,12 +152,27 @@ pub enum EventKind<'a> {
     },
     Minted(Minted),
     Carried(Carried),
+    /// A TLS session is known to travel on a connection.
+    PlaintextOpened(PlaintextOpened),
     /// A goroutine is about to use a connection for a request of Go's HTTP client.
     GoCall {
         process: ProcessId,
         task: Task,
         descriptor: u32,
     },
+}
+
+/// A TLS session is known to travel on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaintextOpened {
+    pub unit: Unit,
+    /// The plaintext.
+    pub connection: ConnectionId,
+    pub endpoints: Endpoints,
+    pub role: Role,
+    /// TCP sequence numbers at which the carrier began, inbound and outbound; 0 where the other
+    /// end may count the plaintext in another way.
+    pub origins: [u32; 2],
 }
 
 /// Ids that the kernel side made for a request.
@@ -201,6 +226,8 @@ pub struct Data<'a> {
     pub polled: bool,
     pub complete: bool,
     pub end_of_stream: bool,
+    /// What a TLS library encrypts or has decrypted.
+    pub plaintext: bool,
     /// The first bytes of the call.
     pub bytes: &'a [u8],
     /// Pieces of what follows them.

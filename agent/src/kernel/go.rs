@@ -89,6 +89,6 @@ impl GoHooks {
     }
 }
 
-fn lock(ebpf: &Arc<Mutex<Ebpf>>) -> Result<std::sync::MutexGuard<'_, Ebpf>> {
+pub(super) fn lock(ebpf: &Arc<Mutex<Ebpf>>) -> Result<std::sync::MutexGuard<'_, Ebpf>> {
     ebpf.lock().map_err(|_| anyhow!("a thread panicked"))
 }

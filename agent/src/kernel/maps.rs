@@ -51,8 +51,10 @@ impl Processes {
     /// Traces a process and, from now on, its descendants. The kernel side fills in the exact
     /// start time on first use.
     pub fn trace(&mut self, process: ProcessId) -> Result<()> {
+        // One that was traced provisionally keeps what the kernel side has noted of it.
+        let known = self.map.get(&process.pid, 0).unwrap_or(0);
         self.map
-            .insert(process.pid, 0, 0)
+            .insert(process.pid, known & !PROVISIONAL, 0)
             .with_context(|| format!("the kernel's process table refused pid {}", process.pid))
     }
 
@@ -75,6 +77,11 @@ impl Processes {
     pub fn forget(&mut self, pid: u32) {
         // It may have exited and left the table by itself.
         let _ = self.map.remove(&pid);
+    }
+
+    /// All that are traced, and those of which that is not decided.
+    pub fn pids(&self) -> Vec<u32> {
+        self.map.keys().flatten().collect()
     }
 
     /// Whether the process is traced, and not only until that is decided.

@@ -14,6 +14,7 @@ pub mod layout;
 pub mod maps;
 pub mod object;
 pub mod ring;
+pub mod tls;
 
 pub use attach::CapturePath;
 pub use object::{Kernel, LoadError, Settings, load};

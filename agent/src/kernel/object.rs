@@ -28,6 +28,7 @@ use super::{
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
     ring::Ring,
+    tls::TlsHooks,
 };
 
 const OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
@@ -90,6 +91,7 @@ pub struct Kernel {
     pub processes: Processes,
     pub frames: Frames,
     pub go: GoHooks,
+    pub tls: TlsHooks,
     pub drops: Drops,
     /// `None` when it was not asked for.
     pub injection: Option<Injection>,
@@ -303,6 +305,7 @@ fn finish(
         processes,
         frames,
         go: GoHooks::take(&ebpf).map_err(object)?,
+        tls: TlsHooks::new(&ebpf),
         drops,
         injection,
         outcomes,

@@ -7,6 +7,7 @@ use aya::{
 };
 
 use super::maps::take;
+use crate::event::decode;
 
 /// Bytes of a batch at which it is handed on.
 pub const BATCH_BYTES: usize = 256 * 1024;
@@ -59,7 +60,7 @@ impl Ring {
             let Some(record) = self.ring.next() else {
                 return false;
             };
-            batch.bytes.extend_from_slice(&record);
+            batch.bytes.extend_from_slice(decode::trimmed(&record));
             let padded = batch.bytes.len().next_multiple_of(8);
             batch.bytes.resize(padded, 0);
             batch.records += 1;

@@ -19,6 +19,7 @@
 
 mod findings;
 mod injecting;
+mod libraries;
 mod programs;
 mod recording;
 mod targets;
@@ -40,6 +41,7 @@ use tokio::{
 
 use self::{
     injecting::Injecting,
+    libraries::Libraries,
     programs::Programs,
     recording::Recording,
     targets::Targets,
@@ -107,6 +109,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
         procfs.clone(),
         loaded.processes,
         Programs::new(loaded.go),
+        Libraries::new(loaded.tls),
     );
     let recording = Recording::from_environment(procfs.boot_seconds())?;
     let engine_config = engine::Config {

@@ -29,18 +29,18 @@ use crate::{
 const BINARIES: usize = 4_096;
 
 /// Device and inode number of a file.
-type FileId = (u64, u64);
+pub(super) type FileId = (u64, u64);
 
 /// A file, and its content as far as the file system tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Content {
-    file: FileId,
+pub(super) struct Content {
+    pub(super) file: FileId,
     size: u64,
     modified: (i64, i64),
 }
 
 impl Content {
-    fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             file: (metadata.dev(), metadata.ino()),
             size: metadata.size(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::programs::Programs;
+use super::{libraries::Libraries, programs::Programs};
 use crate::{
     event::{ProcessId, Unit},
     kernel::maps::Processes,
@@ -14,28 +14,40 @@ pub(super) struct Targets {
     procfs: ProcFs,
     traced: Processes,
     programs: Programs,
+    libraries: Libraries,
 }
 
 impl Targets {
-    pub(super) const fn new(
+    pub(super) fn new(
         selection: Selection,
         procfs: ProcFs,
         traced: Processes,
         programs: Programs,
+        libraries: Libraries,
     ) -> Self {
         Self {
             selection,
             procfs,
             traced,
             programs,
+            libraries,
         }
     }
 
     /// Traces what runs already, `command` included; returns what is known of each. Looks twice,
     /// because a process may start another one between the look and its being traced.
-    pub(super) fn select_running(&mut self, command: Option<u32>) -> anyhow::Result<Vec<Process>> {
+    pub(super) fn select_running(
+        &mut self,
+        command: Option<u32>,
+        now_ns: u64,
+    ) -> anyhow::Result<Vec<Process>> {
         let mut chosen = Vec::new();
+        if !self.selection.is_empty() {
+            // Whoever is chosen later runs in this file system more often than not.
+            self.libraries.look_at_places(std::process::id());
+        }
         if let Some(pid) = command {
+            self.libraries.meet_program(pid, now_ns);
             let mut process = self.procfs.read(pid)?;
             self.traced.trace(process.id)?;
             self.inspect(&mut process);
@@ -107,6 +119,7 @@ impl Targets {
     /// Looks at what a traced process runs.
     fn inspect(&mut self, process: &mut Process) {
         let id = process.id;
+        self.libraries.meet(id.pid);
         let is_go = self.programs.inspect(process);
         let marked = if is_go && self.selection.all && !self.traced.is_selected(id.pid) {
             // The kernel side would trace it on its first socket call.
@@ -122,6 +135,23 @@ impl Targets {
     /// Lets go of what belongs to programs that ended.
     pub(super) fn sweep(&mut self) {
         self.programs.sweep();
+        let traced = &self.traced;
+        self.libraries.sweep(|| traced.pids());
+    }
+
+    /// A traced process runs another program.
+    pub(super) fn note_program(&mut self, id: ProcessId, now_ns: u64) {
+        self.libraries.meet_program(id.pid, now_ns);
+    }
+
+    /// A traced process speaks TLS, and what it says is not known.
+    pub(super) fn note_tls(&mut self, id: ProcessId, now_ns: u64) {
+        self.libraries.meet_tls(id.pid, now_ns);
+    }
+
+    /// Time passes.
+    pub(super) fn handle_tick(&mut self, now_ns: u64) {
+        self.libraries.handle_tick(now_ns);
     }
 
     /// Threads of a process, while it is there.

@@ -263,6 +263,7 @@ impl Shell {
             self.engine.handle_tick(now_ns);
             self.answer_commands();
             self.injecting.handle_tick();
+            self.targets.handle_tick(now_ns);
             self.hand_out();
         }
         let now_ns = boottime_ns();
@@ -313,7 +314,7 @@ impl Shell {
     }
 
     fn select(&mut self, command: Option<u32>) -> anyhow::Result<usize> {
-        let chosen = self.targets.select_running(command)?;
+        let chosen = self.targets.select_running(command, boottime_ns())?;
         let count = chosen.len();
         for process in chosen {
             self.handle_process(process);
@@ -357,13 +358,18 @@ impl Shell {
                 }
                 Command::FollowFrames(id) => tell(self.frames.follow(id)),
                 Command::LeaveFrames(id) => tell(self.frames.leave(id)),
+                Command::NoteTls(id) => self.targets.note_tls(id, boottime_ns()),
                 Command::NoteProgram(id) => {
+                    self.targets.note_program(id, boottime_ns());
                     if let Some(facts) = self.engine.facts(id) {
                         self.injecting.handle_program(id, facts);
                     }
                 }
                 Command::Consider(id) => match self.targets.consider(id, self.engine.facts(id)) {
-                    Some(process) => self.handle_process(process),
+                    Some(process) => {
+                        self.targets.note_program(id, boottime_ns());
+                        self.handle_process(process);
+                    }
                     None => self.handle_rejected(id),
                 },
             }

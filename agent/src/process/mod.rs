@@ -6,6 +6,7 @@
 pub mod binary;
 pub mod injectable;
 pub mod pool;
+pub mod runtime;
 pub mod select;
 pub mod table;
 pub mod text;

@@ -142,20 +142,6 @@ pub fn status_value<'a>(status: &'a str, name: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
-/// File name of the first TLS library in `/proc/PID/maps`.
-pub fn tls_library(maps: &str) -> Option<&str> {
-    const LIBRARIES: [&str; 5] = [
-        "libssl.so",
-        "libssl3.so",
-        "libgnutls.so",
-        "libwolfssl.so",
-        "libmbedtls.so",
-    ];
-    maps.lines()
-        .filter_map(|line| line.rsplit_once('/').map(|(_, name)| name))
-        .find(|name| LIBRARIES.iter().any(|library| name.starts_with(library)))
-}
-
 /// When a process started, in RFC 3339 with hundredths. Computed as `ps` does, from whole seconds
 /// of boot, so that all observers of a process agree on it.
 pub fn creation_time(boot_seconds: u64, start_ticks: u64) -> String {
@@ -204,6 +190,31 @@ pub fn mapped_at(maps: &str, path: &str) -> Option<u64> {
     })
 }
 
+/// A file that a process runs code of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping<'a> {
+    /// As `/proc/PID/map_files` names it.
+    pub range: &'a str,
+    pub path: &'a str,
+}
+
+impl<'a> Mapping<'a> {
+    pub fn file_name(&self) -> &'a str {
+        let path = self.path.strip_suffix(" (deleted)").unwrap_or(self.path);
+        path.rsplit_once('/').map_or(path, |(_, name)| name)
+    }
+}
+
+/// Mappings of files, of `/proc/PID/maps`, that may be executed.
+pub fn executable_mappings(maps: &str) -> impl Iterator<Item = Mapping<'_>> {
+    maps.lines().filter_map(|line| {
+        let mut words = line.splitn(6, ' ');
+        let (range, modes) = (words.next()?, words.next()?);
+        let path = words.nth(3)?.trim_start();
+        (modes.contains('x') && path.starts_with('/')).then_some(Mapping { range, path })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +228,21 @@ mod tests {
         assert_eq!(mapped_at(maps, "/srv/app"), Some(0x55d0_c0b0_0000));
         assert_eq!(mapped_at(maps, "/srv/other"), None);
         assert_eq!(mapped_at("garbage", "garbage"), None);
+    }
+
+    #[test]
+    fn mappings_that_run() {
+        let maps = "55d0-55d1 r--p 00001000 08:01 12                         /srv/app\n\
+                    7f00-7f01 r-xp 00001000 00:2f 13                         /srv/a b/libssl.so.3 (deleted)\n\
+                    7f01-7f02 r-xp 00000000 00:00 0                          [vdso]\n\
+                    7f02-7f03 rwxp 00000000 00:00 0 \n";
+        let found: Vec<_> = executable_mappings(maps).collect();
+        let library = Mapping {
+            range: "7f00-7f01",
+            path: "/srv/a b/libssl.so.3 (deleted)",
+        };
+        assert_eq!(found, [library]);
+        assert_eq!(library.file_name(), "libssl.so.3");
     }
 
     #[test]
@@ -328,14 +354,6 @@ mod tests {
         for (boot, ticks, expected) in table {
             assert_eq!(creation_time(boot, ticks), expected);
         }
-    }
-
-    #[test]
-    fn tls_libraries() {
-        let line = |path: &str| format!("7f00-7f01 r-xp 00000000 08:01 42    {path}\n");
-        let maps = line("/usr/lib/libcrypto.so.3") + &line("/usr/lib/libssl.so.3") + "1-2 rw-p 0\n";
-        assert_eq!(tls_library(&maps), Some("libssl.so.3"));
-        assert_eq!(tls_library(&line("[heap]")), None);
     }
 
     /// Values of `/proc/PID/status` are found by their whole name.

@@ -162,12 +162,6 @@ impl ProcFs {
         }
     }
 
-    /// File name of a TLS library that the process has mapped.
-    pub fn tls_library(&self, pid: u32) -> Option<String> {
-        let maps = fs::read_to_string(self.directory(pid).join("maps")).ok()?;
-        text::tls_library(&maps).map(str::to_owned)
-    }
-
     fn directory(&self, pid: u32) -> PathBuf {
         self.root.join(pid.to_string())
     }

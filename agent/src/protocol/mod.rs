@@ -129,6 +129,15 @@ pub struct Endpoint {
     pub peer: Address,
     /// Bytes were seen from the connection's first one on, in both flows.
     pub complete: bool,
+    /// What we see travels encrypted.
+    pub encrypted: bool,
+}
+
+impl Endpoint {
+    /// The scheme of what does not say it.
+    pub const fn scheme(&self) -> &'static str {
+        if self.encrypted { "https" } else { "http" }
+    }
 }
 
 /// One end of a connection.
@@ -142,6 +151,8 @@ pub enum Address {
     Unix {
         path: String,
     },
+    /// It could not be told.
+    Unknown,
 }
 
 /// One connection's understanding of one protocol. Inputs come in the order things happened;

@@ -93,6 +93,7 @@ pub(super) fn push_peer(attributes: &mut Vec<Attribute>, ends: &Ends) {
             }
             push(attributes, attribute::NETWORK_TRANSPORT, "unix");
         }
+        Address::Unknown => {}
     }
 }
 
@@ -116,6 +117,7 @@ fn address(address: &Address) -> CompactString {
     match address {
         Address::Inet { ip, .. } => ip.to_canonical().to_compact_string(),
         Address::Unix { path } => path.into(),
+        Address::Unknown => CompactString::default(),
     }
 }
 
@@ -131,21 +133,16 @@ impl Server {
     pub(super) fn of(named: Option<&str>, socket: &Address, scheme: &str) -> Self {
         let named = named.filter(|authority| !authority.is_empty());
         if let Some((address, port)) = named.and_then(host_and_port) {
-            let default = if matches!(scheme, "https" | "wss") {
-                443
-            } else {
-                80
-            };
             return Self {
                 address: address.into(),
-                port: port.or(Some(default)),
+                port: port.or(Some(default_port(scheme))),
             };
         }
         Self {
             address: address(socket),
             port: match socket {
                 Address::Inet { port, .. } => Some(*port),
-                Address::Unix { .. } => None,
+                Address::Unix { .. } | Address::Unknown => None,
             },
         }
     }
@@ -160,7 +157,7 @@ impl Server {
     }
 
     /// As it stands in a URL: what names it, else made from the address.
-    pub(super) fn authority(&self, named: Option<&str>) -> CompactString {
+    pub(super) fn authority(&self, named: Option<&str>, scheme: &str) -> CompactString {
         if let Some(named) = named.filter(|named| !named.is_empty()) {
             return named.into();
         }
@@ -171,9 +168,16 @@ impl Server {
             self.address.clone()
         };
         match self.port {
-            Some(port) if port != 80 => format_compact!("{address}:{port}"),
+            Some(port) if port != default_port(scheme) => format_compact!("{address}:{port}"),
             _ => address,
         }
+    }
+}
+
+fn default_port(scheme: &str) -> u16 {
+    match scheme {
+        "https" | "wss" => 443,
+        _ => 80,
     }
 }
 

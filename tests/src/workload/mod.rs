@@ -7,6 +7,7 @@ pub mod mix;
 pub mod nginx;
 pub mod recorder;
 pub mod server;
+pub mod tls;
 
 use std::{fs, path::Path};
 

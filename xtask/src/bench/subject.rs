@@ -21,6 +21,8 @@ pub(super) enum Subject {
     Nginx,
     /// As `nginx`, by HTTP/2 in clear text: ten streams at a time on each connection, by h2load.
     Http2,
+    /// The same over TLS.
+    NginxTls,
     /// A blocking thread for each connection, in Python's http.server, asked by wrk.
     Python,
     /// One request at a time on each connection, by redis-benchmark.
@@ -28,12 +30,19 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    pub(super) const ALL: [Self; 4] = [Self::Nginx, Self::Http2, Self::Python, Self::Redis];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Nginx,
+        Self::NginxTls,
+        Self::Http2,
+        Self::Python,
+        Self::Redis,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::Http2 => "nginx, HTTP/2",
+            Self::NginxTls => "nginx, HTTPS",
             Self::Python => "Python",
             Self::Redis => "Redis",
         }
@@ -42,7 +51,7 @@ impl Subject {
     /// Whether the agent knows the protocol, so that each request becomes a span.
     pub(super) const fn is_understood(self) -> bool {
         match self {
-            Self::Nginx | Self::Http2 | Self::Python => true,
+            Self::Nginx | Self::NginxTls | Self::Http2 | Self::Python => true,
             Self::Redis => false,
         }
     }
@@ -51,7 +60,8 @@ impl Subject {
         let [port] = child::free_ports()?;
         let (program, port) = match self {
             Self::Nginx => (start_nginx(directory, port, "")?, port),
-            Self::Http2 => (start_nginx(directory, port, "http2")?, port),
+            Self::Http2 => (start_nginx(directory, port, " http2")?, port),
+            Self::NginxTls => (start_nginx_tls(directory, port)?, port),
             Self::Python => start_python(directory)?,
             Self::Redis => (start_redis(directory, port)?, port),
         };
@@ -92,6 +102,10 @@ impl Served {
         match self.subject {
             Subject::Nginx => load::wrk(&url("/"), self.connections, seconds),
             Subject::Http2 => load::h2load(&url("/"), self.connections, seconds, &self.log),
+            Subject::NginxTls => {
+                let url = url("/").replace("http:", "https:");
+                load::wrk(&url, self.connections, seconds)
+            }
             Subject::Python => load::wrk(&url("/hello"), self.connections, seconds),
             Subject::Redis => {
                 let requests = self.rate * f64::from(seconds);
@@ -122,14 +136,25 @@ http {
     scgi_temp_path @DIR@/scgi;
     keepalive_requests 1000000000;
     server {
-        listen 127.0.0.1:@PORT@ @PROTOCOL@;
+        listen 127.0.0.1:@PORT@@OPTIONS@;
         location / { default_type text/plain; return 200 'hello\\n'; }
     }
 }
 ";
 
-/// `protocol` is an option of nginx's `listen`.
-fn start_nginx(directory: &Path, port: u16, protocol: &str) -> Result<Running> {
+/// With a certificate that wrk does not look at.
+fn start_nginx_tls(directory: &Path, port: u16) -> Result<Running> {
+    child::make_certificate(directory)?;
+    let directory_text = directory.display();
+    let tls = format!(
+        " ssl; ssl_certificate {directory_text}/own.crt; ssl_certificate_key \
+         {directory_text}/own.key"
+    );
+    start_nginx(directory, port, &tls)
+}
+
+/// `options` follow the port that it listens on.
+fn start_nginx(directory: &Path, port: u16, options: &str) -> Result<Running> {
     // Workers of a root nginx would otherwise become a user who may not enter the directory.
     let user = if Privilege::detect() == Privilege::Root {
         "user root;"
@@ -139,8 +164,8 @@ fn start_nginx(directory: &Path, port: u16, protocol: &str) -> Result<Running> {
     let text = NGINX
         .replace("@USER@", user)
         .replace("@DIR@", &directory.display().to_string())
-        .replace("@PORT@", &port.to_string())
-        .replace("@PROTOCOL@", protocol);
+        .replace("@OPTIONS@", options)
+        .replace("@PORT@", &port.to_string());
     Running::start_nginx(directory, &text)
 }
 

@@ -15,16 +15,18 @@ use crate::{
 };
 
 /// A program, the Debian package that brings it, and who runs it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("nginx", "nginx-light"), // tests, bench, demo
     ("wrk", "wrk"),           // tests, bench
     ("curl", "curl"),         // tests, demo
+    ("wget", "wget"),         // tests: a client that uses GnuTLS
     ("ip", "iproute2"),       // tests: network namespaces
     ("nft", "nftables"),      // tests: a firewall on the way
     ("node", "nodejs"),       // tests, demo
     ("npm", "npm"),           // tests: packages of Node
     ("python3", "python3"),   // tests, demo
     ("openssl", "openssl"),   // tests: certificates
+    ("ruby", "ruby"),         // tests: a client over TLS
     ("bpftool", "bpftool"),   // tests: what is left in the kernel
     ("c++", "g++"),           // tests: libFuzzer
 ];
@@ -70,6 +72,7 @@ pub(super) const TESTS: PythonEnvironment = PythonEnvironment {
     requirements: &[
         "tests/receiver/requirements.txt",
         "tests/workloads/go/requirements.txt",
+        "tests/workloads/python/requirements.txt",
         "deploy/requirements.txt",
     ],
 };

@@ -41,6 +41,9 @@ http {
         listen [::1]:@PORT@;
         listen unix:@DIR@/nginx.socket;
         listen 127.0.0.1:@HTTP2@ http2;
+        listen 127.0.0.1:@TLS@ ssl;
+        ssl_certificate @DIR@/own.crt;
+        ssl_certificate_key @DIR@/own.key;
         location /files { alias @DIR@/files; sendfile on; }
         location / { default_type text/plain; return 200 'hello\\n'; }
         location /proxied { proxy_pass http://127.0.0.1:@PYTHON@; }
@@ -77,6 +80,7 @@ enum Via {
     /// A method of the server by Node; the path is the method's.
     Grpc,
     NginxByUnixSocket,
+    NginxByTls,
     /// The last of [`SHORT`] connections, one after the other: each may get the address of the
     /// one before.
     NginxByShortUnixSockets,
@@ -91,7 +95,7 @@ const SHORT: u32 = 20;
 /// What is asked for on a connection that sent a file before.
 const NEXT: &str = "/next";
 
-pub(super) const EXCHANGES: [Exchange; 11] = [
+pub(super) const EXCHANGES: [Exchange; 12] = [
     Exchange {
         name: "IPv4",
         path: "/plain",
@@ -173,6 +177,14 @@ pub(super) const EXCHANGES: [Exchange; 11] = [
         hops: &[CURL, NGINX_IN],
     },
     Exchange {
+        name: "HTTPS",
+        path: "/secret",
+        method: "GET",
+        status: 200,
+        via: Via::NginxByTls,
+        hops: &[CURL, NGINX_IN],
+    },
+    Exchange {
         name: "proxy",
         path: "/proxied",
         method: "GET",
@@ -185,6 +197,7 @@ pub(super) const EXCHANGES: [Exchange; 11] = [
 /// The running servers; they end with it.
 pub(super) struct Workload {
     port: u16,
+    tls_port: u16,
     python_port: u16,
     http2_port: u16,
     grpc_port: u16,
@@ -198,7 +211,8 @@ pub(super) struct Workload {
 
 impl Workload {
     pub(super) fn start(directory: &Path, interpreter: &Path) -> Result<Self> {
-        let [port, python_port, http2_port] = child::free_ports()?;
+        let [port, tls_port, python_port, http2_port] = child::free_ports()?;
+        child::make_certificate(directory)?;
         let files = directory.join("files");
         fs::create_dir_all(&files)?;
         for name in ["plain", "proxied"] {
@@ -213,6 +227,7 @@ impl Workload {
 
         let text = NGINX
             .replace("@DIR@", &directory.display().to_string())
+            .replace("@TLS@", &tls_port.to_string())
             .replace("@PYTHON@", &python_port.to_string())
             .replace("@HTTP2@", &http2_port.to_string())
             .replace("@PORT@", &port.to_string());
@@ -225,6 +240,7 @@ impl Workload {
         let socket = directory.join("nginx.socket").display().to_string();
         Ok(Self {
             port,
+            tls_port,
             python_port,
             http2_port,
             grpc_port,
@@ -262,6 +278,7 @@ impl Workload {
             Via::Python => format!("127.0.0.1:{}", self.python_port),
             Via::SameConnection => return Ok(()),
             Via::Nginx | Via::NginxTwice => format!("127.0.0.1:{}", self.port),
+            Via::NginxByTls => format!("127.0.0.1:{}", self.tls_port),
             Via::NginxByIpv6 => format!("[::1]:{}", self.port),
             Via::NginxByHttp2 => format!("127.0.0.1:{}", self.http2_port),
             Via::Grpc => format!("127.0.0.1:{}", self.grpc_port),
@@ -269,6 +286,10 @@ impl Workload {
                 curl.args(["--unix-socket", &self.socket]);
                 "localhost".to_owned()
             }
+        };
+        let scheme = match exchange.via {
+            Via::NginxByTls => "https",
+            _ => "http",
         };
         let mut expected = exchange.status.to_string();
         if matches!(exchange.via, Via::NginxByShortUnixSockets) {
@@ -279,7 +300,9 @@ impl Workload {
             }
             expected = expected.repeat(SHORT as usize + 1);
         }
-        curl.arg(format!("http://{host}{}", exchange.path));
+        // The certificate is nobody's.
+        curl.arg("--insecure");
+        curl.arg(format!("{scheme}://{host}{}", exchange.path));
         if matches!(exchange.via, Via::NginxTwice) {
             curl.args(["--output", "/dev/null"])
                 .arg(format!("http://{host}{NEXT}"));

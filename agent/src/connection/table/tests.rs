@@ -41,6 +41,7 @@ fn feed(table: &mut Table, direction: Direction, bytes: &[u8], now_ns: u64) {
         polled: false,
         complete: true,
         end_of_stream: false,
+        plaintext: false,
         bytes,
         further: Pieces::default(),
         tail: [0; 8],

@@ -72,6 +72,7 @@ impl Connection {
                     port: remote.1,
                 },
             ),
+            Endpoints::Unknown => (Address::Unknown, Address::Unknown),
             Endpoints::Unix { .. } => {
                 let named = Address::Unix {
                     path: self.unix_path.clone().unwrap_or_default(),
@@ -90,6 +91,7 @@ impl Connection {
             local,
             peer,
             complete: self.complete && !self.has_lost_track,
+            encrypted: self.plaintext.is_some(),
         }
     }
 }

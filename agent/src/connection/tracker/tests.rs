@@ -57,6 +57,7 @@ fn data(direction: Direction, position: u64, bytes: &[u8]) -> Data<'_> {
         polled: false,
         complete: true,
         end_of_stream: false,
+        plaintext: false,
         bytes,
         further: Pieces::default(),
         tail: [0; 8],

@@ -11,6 +11,9 @@ pub enum WireKey {
         client: (IpAddr, u16),
         sequence: u32,
     },
+    /// The same of a TLS session: the TCP sequence number at which the connection's direction
+    /// began, and from there on the plaintext.
+    Tls { client: (IpAddr, u16), place: u32 },
     /// Identities of both sockets and the position of the request's first byte.
     Unix {
         client: u64,
@@ -20,11 +23,11 @@ pub enum WireKey {
 }
 
 impl WireKey {
-    /// The byte's TCP sequence number; `None` on unix sockets.
+    /// The byte's TCP sequence number; `None` on unix sockets, and of what is encrypted.
     pub const fn sequence(self) -> Option<u32> {
         match self {
             Self::Tcp { sequence, .. } => Some(sequence),
-            Self::Unix { .. } => None,
+            Self::Tls { .. } | Self::Unix { .. } => None,
         }
     }
 }

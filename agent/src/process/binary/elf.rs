@@ -128,6 +128,16 @@ impl<'data, R: ReadRef<'data>> Elf<R> {
         self.bytes("section", section.offset, section.size)
     }
 
+    /// A section that is a table of records of one type.
+    pub(super) fn records<T: object::Pod>(
+        &self,
+        what: &'static str,
+        section: &Section,
+    ) -> Result<&'data [T], Unreadable> {
+        let count = section.size as usize / size_of::<T>();
+        self.slice(what, section.offset, count)
+    }
+
     /// Part of a section.
     pub(super) fn part(
         &self,

@@ -13,6 +13,7 @@ mod elf;
 mod functions;
 pub mod layout;
 mod machine_code;
+pub mod tls;
 
 use object::read::ReadRef;
 use thiserror::Error;

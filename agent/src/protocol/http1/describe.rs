@@ -91,7 +91,7 @@ fn server_attributes(
     fields: &Fields<'_>,
 ) {
     let scheme = fields.forwarded_proto.and_then(forwarded_scheme);
-    let scheme = scheme.or(target.scheme()).unwrap_or("http");
+    let scheme = scheme.or(target.scheme()).unwrap_or(ends.endpoint.scheme());
     push(attributes, attribute::URL_SCHEME, scheme);
     if let Some((path, query)) = target.path_and_query() {
         push(attributes, attribute::URL_PATH, CompactString::new(path));
@@ -109,15 +109,18 @@ fn client_attributes(
     target: &Target<'_>,
     fields: &Fields<'_>,
 ) {
-    let scheme = target.scheme().unwrap_or("http");
+    let scheme = target.scheme().unwrap_or(endpoint.scheme());
     let server = Server::of(named(target, fields), &endpoint.peer, scheme);
     let full = match target {
         Target::Absolute(url) => redact::url(url).into(),
         Target::Authority(authority) => CompactString::new(authority),
         // RFC 9112, section 3.3: the asterisk stands for no path at all.
-        Target::Asterisk => format_compact!("http://{}", server.authority(host(fields))),
+        Target::Asterisk => {
+            format_compact!("{scheme}://{}", server.authority(host(fields), scheme))
+        }
         Target::Origin(path) => {
-            let url = format_compact!("http://{}{path}", server.authority(host(fields)));
+            let authority = server.authority(host(fields), scheme);
+            let url = format_compact!("{scheme}://{authority}{path}");
             match redact::url(&url) {
                 Cow::Borrowed(_) => url,
                 Cow::Owned(clean) => clean.into(),

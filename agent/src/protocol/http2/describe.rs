@@ -146,10 +146,10 @@ fn authority(request: &Request) -> Option<&str> {
 }
 
 /// As the head says; where it may have said something that is not known: `None`.
-fn scheme(request: &Request) -> Option<&'static str> {
+fn scheme(ends: &Ends, request: &Request) -> Option<&'static str> {
     match request.fields.scheme.as_deref() {
         Some(scheme) => known_scheme(scheme),
-        None => (!lacks_fields(request)).then_some("http"),
+        None => (!lacks_fields(request)).then_some(ends.endpoint.scheme()),
     }
 }
 
@@ -163,7 +163,7 @@ fn server_attributes(attributes: &mut Vec<Attribute>, ends: &Ends, request: &Req
     let forwarded_proto = fields.forwarded_proto.as_deref().map(str::as_bytes);
     let scheme = forwarded_proto
         .and_then(forwarded_scheme)
-        .or_else(|| scheme(request));
+        .or_else(|| scheme(ends, request));
     if let Some(scheme) = scheme {
         push(attributes, attribute::URL_SCHEME, scheme);
     }
@@ -199,10 +199,10 @@ fn push_path(attributes: &mut Vec<Attribute>, request: &Request) {
 
 fn client_attributes(attributes: &mut Vec<Attribute>, ends: &Ends, request: &Request) {
     let fields = &request.fields;
-    let scheme = scheme(request);
+    let scheme = scheme(ends, request);
     let named = authority(request);
     let server = Server::of(named, &ends.endpoint.peer, scheme.unwrap_or_default());
-    let host = server.authority(named);
+    let host = server.authority(named, scheme.unwrap_or_default());
     let scheme = scheme.filter(|_| named.is_some() || !lacks_fields(request));
     let full = match (&fields.path, fields.method.as_deref()) {
         _ if scheme.is_none() => None,
@@ -256,7 +256,7 @@ impl Call<'_> {
             Kind::Server => &ends.endpoint.local,
             Kind::Client => &ends.endpoint.peer,
         };
-        let scheme = scheme(self.request).unwrap_or_default();
+        let scheme = scheme(ends, self.request).unwrap_or_default();
         Server::of(authority(self.request), socket, scheme).push(attributes);
         push_peer(attributes, ends);
         // Only where it is not what every call has.

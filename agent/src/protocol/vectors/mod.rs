@@ -54,6 +54,7 @@ fn endpoint(vector: &Vector) -> Endpoint {
         local,
         peer,
         complete: vector.complete,
+        encrypted: false,
     }
 }
 

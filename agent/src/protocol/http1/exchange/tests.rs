@@ -20,6 +20,7 @@ fn session() -> Http1 {
         local,
         peer,
         complete: true,
+        encrypted: false,
     })
 }
 

@@ -38,6 +38,7 @@ impl Harness {
             local: address.clone(),
             peer: address,
             complete,
+            encrypted: false,
         });
         Self {
             session,

@@ -1,0 +1,141 @@
+//! What a process runs and what of its TLS is captured: [`look_into`] reads, the rest is pure.
+#![expect(clippy::disallowed_methods, reason = "edge: reads /proc and libraries")]
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::Path,
+};
+
+use object::read::ReadCache;
+
+use crate::process::{
+    binary::{
+        self,
+        tls::{self, Library, TlsLibrary},
+    },
+    runtime, text,
+};
+
+/// What is known of a process's inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inside {
+    /// Name and version.
+    pub runtime: Option<String>,
+    pub tls: Vec<Tls>,
+}
+
+/// One way in which a process speaks TLS, or may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    Captured {
+        file: String,
+        /// With its version.
+        library: String,
+        probes: usize,
+    },
+    /// It is there, and not captured.
+    Missed { what: String, reason: &'static str },
+    /// None is there now.
+    None,
+}
+
+/// Libraries that are known and not captured, by what their file is called.
+const MISSED: [(&str, &str); 6] = [
+    (
+        "libssl3.so",
+        "NSS: the calls that carry bytes are those for every file",
+    ),
+    ("libwolfssl.so", "wolfSSL is not supported"),
+    ("libmbedtls.so", "mbed TLS is not supported"),
+    ("libs2n.so", "s2n-tls is not supported"),
+    (
+        "libnetty_tcnative",
+        "its library is linked in without symbols",
+    ),
+    ("libconscrypt", "its library is linked in without symbols"),
+];
+
+const JAVA: &str = "Java's own TLS is compiled while it runs: there is no function to probe";
+const GO: &str = "crypto/tls of Go is not captured yet";
+const STRIPPED: &str = "it is linked into the program, whose symbols were stripped";
+const RUSTLS: &str = "rustls has no functions that can be found by name";
+
+/// What the process with this number has mapped.
+pub fn look_into(pid: u32) -> Inside {
+    let executable = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let executable = executable.to_string_lossy().into_owned();
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    // One mapping of each file.
+    let mapped: BTreeMap<&str, &str> = text::executable_mappings(&maps)
+        .map(|mapping| (mapping.path, mapping.range))
+        .collect();
+    let own = Path::new("/proc").join(format!("{pid}/exe"));
+    let program = File::open(&own).ok().map(ReadCache::new);
+    let go = program
+        .as_ref()
+        .and_then(|file| binary::analyse(file).ok().flatten());
+    let paths = std::iter::once(executable.as_str()).chain(mapped.keys().copied());
+    let runtime = match &go {
+        Some(go) => Some(go.version.clone()),
+        None => runtime::describe(paths).map(|found| {
+            let version = match found.name {
+                "Node" => program.as_ref().and_then(tls::node_version),
+                _ => None,
+            };
+            let version = version.unwrap_or(found.version);
+            format!("{} {version}", found.name).trim_end().to_owned()
+        }),
+    };
+    let mut found = Vec::new();
+    if let Some(file) = &program {
+        let captured = captured(file, &executable);
+        if captured.is_none()
+            && let Some(version) = tls::version(file, Library::OpenSsl)
+        {
+            found.push(missed(&version, STRIPPED));
+        }
+        found.extend(captured);
+        if go.is_some() && tls::mentions(file, b"crypto/tls.(*Conn).Write") {
+            found.push(missed(&executable, GO));
+        } else if tls::mentions(file, b"/rustls-") {
+            found.push(missed(&executable, RUSTLS));
+        }
+    }
+    for (path, range) in &mapped {
+        let name = path.rsplit_once('/').map_or(*path, |(_, name)| name);
+        if let Some((_, reason)) = MISSED.iter().find(|(file, _)| name.starts_with(file)) {
+            found.push(missed(path, reason));
+        } else if name == "libjvm.so" {
+            found.push(missed("Java", JAVA));
+        } else if tls::is_library_name(name)
+            && let Ok(file) = File::open(format!("/proc/{pid}/map_files/{range}"))
+        {
+            found.extend(captured(&ReadCache::new(file), path));
+        }
+    }
+    if found.is_empty() {
+        found.push(Tls::None);
+    }
+    Inside {
+        runtime,
+        tls: found,
+    }
+}
+
+fn missed(what: &str, reason: &'static str) -> Tls {
+    Tls::Missed {
+        what: what.to_owned(),
+        reason,
+    }
+}
+
+fn captured(file: &ReadCache<File>, path: &str) -> Option<Tls> {
+    let TlsLibrary { library, points } = tls::find(file).ok().flatten()?;
+    let version = tls::version(file, library);
+    Some(Tls::Captured {
+        file: path.to_owned(),
+        library: version.unwrap_or_else(|| library.name().to_owned()),
+        probes: points.len(),
+    })
+}

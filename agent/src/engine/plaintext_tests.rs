@@ -1,0 +1,206 @@
+//! What TLS sessions carry, through the whole engine; real ones are in `tests/tests/tls.rs`.
+
+use std::sync::Arc;
+
+use agent_common::{
+    connection::{FAMILY_INET, PlaintextOpened, SocketAddresses, plaintext_identity},
+    payload::{SocketData, flags},
+    process::ExecutionUnit,
+    record::{RecordHeader, RecordKind},
+};
+use zerocopy::{FromZeros as _, IntoBytes as _};
+
+use super::{Command, Config, Engine};
+use crate::{
+    event::Role,
+    self_metrics::SelfMetrics,
+    span::{Kind, Span, attribute},
+};
+
+const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const CLIENT_PORT: u16 = 50_000;
+const SERVER_PORT: u16 = 8_443;
+/// Where the client's direction began.
+const ORIGIN: u32 = 7_000;
+
+/// One end of a session.
+#[derive(Clone, Copy)]
+struct End {
+    role: Role,
+    carrier: u64,
+    process_id: u32,
+    origin: u32,
+}
+
+const CLIENT: End = End {
+    role: Role::Client,
+    carrier: 1,
+    process_id: 10,
+    origin: ORIGIN,
+};
+const SERVER: End = End {
+    role: Role::Server,
+    carrier: 2,
+    process_id: 20,
+    origin: ORIGIN,
+};
+
+impl End {
+    fn unit(self) -> ExecutionUnit {
+        ExecutionUnit {
+            process_id: self.process_id,
+            thread_id: self.process_id,
+            process_start_ns: 0,
+        }
+    }
+
+    fn addresses(self) -> SocketAddresses {
+        let mut addresses = SocketAddresses::new_zeroed();
+        addresses.family = FAMILY_INET;
+        (addresses.local_port, addresses.remote_port) = match self.role {
+            Role::Client => (CLIENT_PORT, SERVER_PORT),
+            _ => (SERVER_PORT, CLIENT_PORT),
+        };
+        addresses
+    }
+
+    fn opened(self, time_ns: u64) -> Vec<u8> {
+        let mut record = PlaintextOpened::new_zeroed();
+        let length = size_of::<PlaintextOpened>();
+        record.header = header(RecordKind::PlaintextOpened, length, time_ns);
+        record.unit = self.unit();
+        record.connection = plaintext_identity(self.carrier);
+        record.carrier = self.carrier;
+        record.addresses = self.addresses();
+        record.origins = match self.role {
+            Role::Client => [1, self.origin],
+            _ => [self.origin, 1],
+        };
+        record.role = self.role as u8;
+        record.as_bytes().to_vec()
+    }
+
+    /// A request or an answer; `known` says whether its connection has been told.
+    fn data(self, bytes: &[u8], known: bool, time_ns: u64) -> Vec<u8> {
+        let is_request = bytes == REQUEST;
+        let mut record = SocketData::new_zeroed();
+        let length = size_of::<SocketData>() + bytes.len();
+        record.header = header(RecordKind::SocketData, length, time_ns);
+        record.unit = self.unit();
+        record.connection = plaintext_identity(self.carrier);
+        if known {
+            record.addresses = self.addresses();
+            record.role = self.role as u8;
+        }
+        record.original_length = bytes.len() as u32;
+        record.captured_length = record.original_length;
+        record.flags = flags::TURN_START | flags::COMPLETE | flags::PLAINTEXT | flags::NON_BLOCKING;
+        if is_request == (self.role == Role::Client) {
+            record.flags |= flags::OUTBOUND;
+        }
+        if !is_request {
+            record.other_flow.position = REQUEST.len() as u64;
+        }
+        [record.as_bytes(), bytes].concat()
+    }
+}
+
+fn header(kind: RecordKind, length: usize, timestamp_ns: u64) -> RecordHeader {
+    RecordHeader {
+        kind: kind as u16,
+        reserved: 0,
+        length: length as u32,
+        timestamp_ns,
+    }
+}
+
+fn spans(records: &[Vec<u8>]) -> Vec<Span> {
+    let mut engine = Engine::new(Config::default(), Arc::new(SelfMetrics::default()));
+    for record in records {
+        engine.handle_record(record);
+    }
+    engine.handle_tick(u64::MAX / 2);
+    engine.take_spans()
+}
+
+fn of(spans: &[Span], kind: Kind) -> &Span {
+    let mut found = spans.iter().filter(|span| span.kind == kind);
+    found.next().expect("a span of this kind")
+}
+
+fn text(span: &Span, key: &str) -> String {
+    let value = attribute::find(&span.attributes, key);
+    value.map_or_else(String::new, |value| format!("{value:?}"))
+}
+
+/// Scenario: both ends of a session are on this host. Guarantee: https, the peers, and one trace by
+/// the place in the plaintext; and two if the ends do not name the same place.
+#[test]
+fn both_ends_of_a_session_are_joined() {
+    for (origin, is_joined) in [(ORIGIN, true), (ORIGIN + 1, false)] {
+        let server = End { origin, ..SERVER };
+        let spans = spans(&[
+            CLIENT.opened(10),
+            CLIENT.data(REQUEST, true, 10),
+            server.opened(12),
+            server.data(REQUEST, true, 12),
+            server.data(RESPONSE, true, 14),
+            CLIENT.data(RESPONSE, true, 16),
+        ]);
+        assert_eq!(spans.len(), 2, "{spans:#?}");
+        let (client, server) = (of(&spans, Kind::Client), of(&spans, Kind::Server));
+        assert_eq!(server.trace_id == client.trace_id, is_joined);
+        assert_eq!(server.parent.is_some(), is_joined);
+        assert_eq!(text(server, attribute::URL_SCHEME), "String(\"https\")");
+        assert_eq!(text(client, attribute::URL_FULL), "String(\"https://h/a\")");
+        assert_eq!(text(client, attribute::SERVER_PORT), "Int(443)");
+        assert_eq!(text(client, attribute::NETWORK_PEER_PORT), "Int(8443)");
+    }
+}
+
+/// Scenario: a program moves the encrypted bytes itself, so that a request is seen before its
+/// connection is proven. Guarantee: its span has the peer if the proof comes before the answer, and
+/// none, but is there, if it comes later or not at all.
+#[test]
+fn a_request_waits_for_the_proof_of_its_connection() {
+    let request = CLIENT.data(REQUEST, false, 10);
+    let proof = CLIENT.opened(11);
+    let unproven = CLIENT.data(RESPONSE, false, 20);
+    let proven = CLIENT.data(RESPONSE, true, 20);
+    let table = [
+        (vec![request.clone(), proof.clone(), proven], "Int(8443)"),
+        (vec![request.clone(), unproven.clone()], ""),
+        (vec![request, unproven, proof], ""),
+    ];
+    for (records, port) in table {
+        let spans = spans(&records);
+        assert_eq!(spans.len(), 1, "{spans:#?}");
+        let span = of(&spans, Kind::Client);
+        assert_eq!(text(span, attribute::NETWORK_PEER_PORT), port);
+        assert_eq!(text(span, attribute::HTTP_RESPONSE_STATUS_CODE), "Int(200)");
+        assert_eq!(text(span, attribute::URL_FULL), "String(\"https://h/a\")");
+    }
+}
+
+/// A handshake that is seen encrypted tells that a library is not known; plaintext that looks like
+/// one does not.
+#[test]
+fn an_unknown_library_is_noticed() {
+    const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01";
+    for is_plaintext in [false, true] {
+        let mut engine = Engine::new(Config::default(), Arc::new(SelfMetrics::default()));
+        let mut record = CLIENT.data(HELLO, true, 10);
+        if !is_plaintext {
+            let (mut head, rest) = zerocopy::FromBytes::read_from_prefix(record.as_slice())
+                .map(|(head, rest): (SocketData, &[u8])| (head, rest.to_vec()))
+                .expect("a whole record");
+            head.flags &= !flags::PLAINTEXT;
+            record = [head.as_bytes(), &rest].concat();
+        }
+        engine.handle_record(&record);
+        let mut commands = std::iter::from_fn(|| engine.poll_command());
+        let is_told = commands.any(|command| matches!(command, Command::NoteTls(_)));
+        assert_eq!(is_told, !is_plaintext);
+    }
+}

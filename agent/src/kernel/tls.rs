@@ -1,0 +1,100 @@
+//! EDGE: probes on the functions of TLS libraries, one set for each file that has them.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    programs::{
+        ProgramError, UProbe,
+        uprobe::{UProbeLinkId, UProbeScope},
+    },
+};
+
+use super::go::lock;
+use crate::process::binary::tls::Point;
+
+/// Probes that are attached, by file.
+pub struct TlsHooks {
+    /// Shared with the guard, which detaches everything at the end.
+    ebpf: Arc<Mutex<Ebpf>>,
+    attached: HashMap<u64, Vec<(&'static str, UProbeLinkId)>>,
+    next: u64,
+}
+
+/// The probes of one file.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct ProbesId(u64);
+
+impl TlsHooks {
+    pub(super) fn new(ebpf: &Arc<Mutex<Ebpf>>) -> Self {
+        Self {
+            ebpf: Arc::clone(ebpf),
+            attached: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Probes these functions of this file, in every process that runs it: all or none.
+    pub fn attach(&mut self, file: &Path, points: &[Point]) -> Result<ProbesId> {
+        let mut ebpf = lock(&self.ebpf)?;
+        let mut links = Vec::with_capacity(points.len());
+        for point in points {
+            match attach(&mut ebpf, file, *point) {
+                Ok(link) => links.push((point.program, link)),
+                Err(error) => {
+                    detach(&mut ebpf, links);
+                    return Err(error);
+                }
+            }
+        }
+        self.next += 1;
+        self.attached.insert(self.next, links);
+        Ok(ProbesId(self.next))
+    }
+
+    pub fn detach(&mut self, probes: &ProbesId) -> Result<()> {
+        if let Some(links) = self.attached.remove(&probes.0) {
+            detach(&mut *lock(&self.ebpf)?, links);
+        }
+        Ok(())
+    }
+}
+
+fn program<'ebpf>(ebpf: &'ebpf mut Ebpf, name: &'static str) -> Result<&'ebpf mut UProbe> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("program {name} is not in the eBPF object"))?;
+    Ok(program.try_into()?)
+}
+
+fn attach(ebpf: &mut Ebpf, file: &Path, point: Point) -> Result<UProbeLinkId> {
+    let program = program(ebpf, point.program)?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+        Err(error) => return Err(error).context("the kernel refused the program"),
+    }
+    program
+        .attach(point.offset, file, UProbeScope::AllProcesses)
+        .with_context(|| {
+            format!(
+                "cannot probe offset {:#x} of {}",
+                point.offset,
+                file.display()
+            )
+        })
+}
+
+/// The last ones first: what begins a call goes before what ends it.
+fn detach(ebpf: &mut Ebpf, links: Vec<(&'static str, UProbeLinkId)>) {
+    for (name, link) in links.into_iter().rev() {
+        let detached = program(ebpf, name).and_then(|program| Ok(program.detach(link)?));
+        if let Err(error) = detached {
+            tracing::debug!(name, %error, "probe not detached");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Functions of TLS libraries in a library's or program's file, and the probes they get. Pure.
+//!
+//! A function is found by its symbol alone: a program that links the library statically and was
+//! stripped has none, and is not probed.
+
+use memchr::memmem;
+use object::{LittleEndian as LE, elf, read::ReadRef};
+
+use super::{Unreadable, elf::Elf};
+
+/// A function and the eBPF programs that are put on it; what each expects of the arguments is in
+/// the kernel side's `hooks/openssl.rs`.
+struct Function {
+    symbol: &'static str,
+    programs: &'static [&'static str],
+}
+
+const fn function(symbol: &'static str, programs: &'static [&'static str]) -> Function {
+    Function { symbol, programs }
+}
+
+/// The order is that of attaching: sessions must not be used before their making is seen.
+const FUNCTIONS: &[Function] = &[
+    function("SSL_new", &["tls_made"]),
+    function("SSL_free", &["tls_freed"]),
+    function("SSL_do_handshake", &["tls_handshake", "tls_return"]),
+    function("SSL_read", &["tls_read", "tls_return"]),
+    function("SSL_read_ex", &["tls_read_ex", "tls_return"]),
+    function("SSL_read_early_data", &["tls_read_ex", "tls_return"]),
+    function("SSL_write", &["tls_write", "tls_return"]),
+    function("SSL_write_ex", &["tls_write_ex", "tls_return"]),
+    function("SSL_write_ex2", &["tls_write_ex2", "tls_return"]),
+    function("SSL_write_early_data", &["tls_write_early", "tls_return"]),
+    function("SSL_sendfile", &["tls_send_file", "tls_return"]),
+    function("gnutls_init", &["tls_make", "tls_return"]),
+    function("gnutls_deinit", &["tls_freed"]),
+    function("gnutls_handshake", &["tls_handshake", "tls_return"]),
+    function("gnutls_record_recv", &["tls_read", "tls_return"]),
+    function("gnutls_record_send", &["tls_write", "tls_return"]),
+];
+
+/// Functions without which nothing of a library is understood.
+const NEEDED: [(Library, [&str; 2]); 2] = [
+    (Library::OpenSsl, ["SSL_read", "SSL_write"]),
+    (
+        Library::GnuTls,
+        ["gnutls_record_recv", "gnutls_record_send"],
+    ),
+];
+
+/// Bytes of a symbol table read at most. Node has some 5 MB.
+const SYMBOL_BYTES: u64 = 64 << 20;
+
+/// Whose functions they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Library {
+    /// Or BoringSSL, LibreSSL, AWS-LC, which have the same ones.
+    OpenSsl,
+    GnuTls,
+}
+
+impl Library {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OpenSsl => "OpenSSL",
+            Self::GnuTls => "GnuTLS",
+        }
+    }
+}
+
+/// Where to put an eBPF program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    pub program: &'static str,
+    /// Offset in the file.
+    pub offset: u64,
+}
+
+/// A TLS library in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsLibrary {
+    pub library: Library,
+    pub points: Vec<Point>,
+}
+
+/// Reads the symbols of a file; `None`: it has no TLS library that is known.
+pub fn find<'data, R: ReadRef<'data>>(data: R) -> Result<Option<TlsLibrary>, Unreadable> {
+    let file = Elf::open(data)?;
+    let mut found: Vec<Option<u64>> = vec![None; FUNCTIONS.len()];
+    for (table, names) in [(".dynsym", ".dynstr"), (".symtab", ".strtab")] {
+        look_up(&file, table, names, &mut found)?;
+        if let Some(library) = library(&found) {
+            let points = points(&file, &found);
+            return Ok(Some(TlsLibrary { library, points }));
+        }
+    }
+    Ok(None)
+}
+
+fn library(found: &[Option<u64>]) -> Option<Library> {
+    let has = |symbol: &&str| {
+        let mut functions = FUNCTIONS.iter().zip(found);
+        functions.any(|(function, address)| function.symbol == *symbol && address.is_some())
+    };
+    NEEDED
+        .iter()
+        .find(|(_, symbols)| symbols.iter().all(has))
+        .map(|(library, _)| *library)
+}
+
+fn points<'data, R: ReadRef<'data>>(file: &Elf<R>, found: &[Option<u64>]) -> Vec<Point> {
+    let offsets = FUNCTIONS
+        .iter()
+        .zip(found)
+        .filter_map(|(function, address)| Some((function, file.file_offset((*address)?)?)));
+    offsets
+        .flat_map(|(function, offset)| {
+            let point = move |program: &&'static str| Point { program, offset };
+            function.programs.iter().map(point)
+        })
+        .collect()
+}
+
+/// Notes the addresses of functions that a symbol table defines.
+fn look_up<'data, R: ReadRef<'data>>(
+    file: &Elf<R>,
+    table: &str,
+    names: &str,
+    found: &mut [Option<u64>],
+) -> Result<(), Unreadable> {
+    let (Some(table), Some(names)) = (file.section(table), file.section(names)) else {
+        return Ok(());
+    };
+    if table.size > SYMBOL_BYTES || names.size > SYMBOL_BYTES {
+        return Err(Unreadable::TooLarge("symbol table"));
+    }
+    let names = file.contents(names)?;
+    let symbols: &[elf::Sym64<LE>] = file.records("symbol table", table)?;
+    for symbol in symbols {
+        let is_function = symbol.st_info & 0xf == elf::STT_FUNC;
+        if !is_function || symbol.st_shndx.get(LE) == elf::SHN_UNDEF {
+            continue;
+        }
+        let name = names.get(symbol.st_name.get(LE) as usize..);
+        let Some(name) =
+            name.filter(|name| name.starts_with(b"SSL_") || name.starts_with(b"gnutls_"))
+        else {
+            continue;
+        };
+        for (function, address) in FUNCTIONS.iter().zip(&mut *found) {
+            let rest = name.strip_prefix(function.symbol.as_bytes());
+            if rest.is_some_and(|rest| rest.first() == Some(&0)) {
+                address.get_or_insert(symbol.st_value.get(LE));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Name and version as the library has them among its strings; `None` where it does not.
+pub fn version<'data, R: ReadRef<'data>>(data: R, library: Library) -> Option<String> {
+    let begins = match library {
+        Library::OpenSsl => b"OpenSSL ".as_slice(),
+        Library::GnuTls => return None,
+    };
+    string_with_version(data, begins)
+}
+
+/// Version of Node, which has the address of its sources among its strings.
+pub fn node_version<'data, R: ReadRef<'data>>(data: R) -> Option<String> {
+    const BEGINS: &[u8] = b"/node-v";
+    let text = string_with_version(data, BEGINS)?;
+    let version = text.strip_prefix(str::from_utf8(BEGINS).ok()?)?;
+    let end = version.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+    version
+        .get(..end)
+        .map(|text| text.trim_end_matches('.').to_owned())
+}
+
+/// Whether these bytes are among a program's constants or names.
+pub fn mentions<'data, R: ReadRef<'data>>(data: R, bytes: &[u8]) -> bool {
+    let Ok(file) = Elf::open(data) else {
+        return false;
+    };
+    [".rodata", ".gopclntab"].iter().any(|name| {
+        file.section_ending(name)
+            .and_then(|section| file.contents(section).ok())
+            .is_some_and(|contents| memmem::find(contents, bytes).is_some())
+    })
+}
+
+/// The first string that begins so and goes on with a digit, up to its end.
+fn string_with_version<'data, R: ReadRef<'data>>(data: R, begins: &[u8]) -> Option<String> {
+    const LONGEST: usize = 40;
+
+    let file = Elf::open(data).ok()?;
+    let contents = file.contents(file.section(".rodata")?).ok()?;
+    memmem::find_iter(contents, begins).find_map(|at| {
+        let rest = contents.get(at..)?;
+        rest.get(begins.len())
+            .filter(|next| next.is_ascii_digit())?;
+        let end = rest.iter().take(LONGEST).position(|byte| *byte == 0);
+        let text = rest.get(..end.unwrap_or(LONGEST.min(rest.len())))?;
+        String::from_utf8(text.to_vec()).ok()
+    })
+}
+
+/// Whether a file of this name may hold a TLS library that is probed.
+pub fn is_library_name(name: &str) -> bool {
+    const LIBRARIES: [&str; 6] = [
+        "libssl.so",
+        "libssl-",
+        "libssl3.so",
+        "libboringssl",
+        "libgnutls.so",
+        "libgnutls-",
+    ];
+    LIBRARIES.iter().any(|library| name.starts_with(library))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_libraries() {
+        for name in [
+            "libssl.so.3",
+            "libssl-3b1a2c.so.1.1",
+            "libgnutls.so.30.34.3",
+        ] {
+            assert!(is_library_name(name), "{name}");
+        }
+        for name in ["libcrypto.so.3", "libsslcommon.so", "ssl.so", ""] {
+            assert!(!is_library_name(name), "{name}");
+        }
+    }
+
+    /// The agent's own test program has no OpenSSL in it, and is no crash.
+    #[test]
+    fn a_program_without() {
+        let own = std::env::current_exe().expect("a running program has a file");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a test reads a file of this machine"
+        )]
+        let bytes = std::fs::read(own).expect("it can be read");
+        assert_eq!(find(bytes.as_slice()), Ok(None));
+        assert!(find(&bytes[..100]).is_err());
+        assert_eq!(find(b"#!/bin/sh\n".as_slice()), Err(Unreadable::NotElf));
+    }
+
+    /// Every eBPF program that a row names is one of the few there are.
+    #[test]
+    fn rows() {
+        for function in FUNCTIONS {
+            assert!(!function.programs.is_empty(), "{}", function.symbol);
+        }
+        let none = vec![None; FUNCTIONS.len()];
+        assert_eq!(library(&none), None);
+        let all = vec![Some(1); FUNCTIONS.len()];
+        assert_eq!(library(&all), Some(Library::OpenSsl));
+    }
+}
