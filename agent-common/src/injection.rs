@@ -85,6 +85,23 @@ pub mod event {
     pub const BODY_DONE: u8 = EVENTS + 13;
 }
 
+/// Ports where by convention TLS is spoken, or the server speaks first and the client's blocking
+/// receive comes before any send: FTP, SSH, telnet, SMTP, POP3, IMAP, `MySQL`, and with TLS HTTPS,
+/// SMTP, LDAP, FTP, IMAP, POP3.
+pub const PORTS_LEFT_ALONE: [u32; 15] = [
+    21, 22, 23, 25, 110, 143, 443, 465, 587, 636, 990, 993, 995, 3306, 8443,
+];
+
+/// How far it is proven that a stream which was open before is HTTP/1: [`OutgoingStream::proof`].
+pub mod proof {
+    /// Every request from the first byte on was read, or enough of them.
+    pub const DONE: u8 = 0;
+    /// One request is read whole and gets no header.
+    pub const WANTED: u8 = 1;
+    /// It was begun; what follows it must be a request again, behind an answer.
+    pub const BEGUN: u8 = 2;
+}
+
 /// Where a stream stands: [`OutgoingStream::phase`].
 pub mod phase {
     /// Nothing was sent since the stream is watched.
@@ -98,7 +115,7 @@ pub mod phase {
 }
 
 wire! {
-    /// What is remembered of what a client sends: the value of the socket's storage.
+    /// What is remembered of what a client sends.
     pub struct OutgoingStream {
         /// The socket cookie.
         pub connection: u64,
@@ -128,12 +145,15 @@ wire! {
         pub has_sequence: u8,
         /// 1: the agent's own trial, which is not reported.
         pub is_trial: u8,
-        /// 1: the sender is a loop that nginx's rules hold for.
-        pub is_loop: u8,
+        /// How the sender ties calls to requests, bits of [`process`].
+        pub mode: u8,
         /// 1: the current message must not leave.
         pub is_spoiled: u8,
+        /// One of [`proof`].
+        pub proof: u8,
         /// 1: another program wants the socket's callbacks for TCP options; they stay on.
-        pub keeps_callback: u32,
+        pub keeps_callback: u8,
+        pub reserved: [u8; 2],
     }
 }
 
@@ -177,6 +197,8 @@ pub mod process {
     pub const LOOP: u32 = 1 << 1;
     /// Contexts leave with TCP options.
     pub const OPTION: u32 = 1 << 2;
+    /// Made by Go: goroutines tie calls to requests, threads do not.
+    pub const GOROUTINES: u32 = 1 << 3;
 }
 
 /// Declares what may become of a request, or of a connection, with the name that users see.
@@ -210,8 +232,12 @@ outcomes! {
     Injected = "injected",
     /// A request had a `traceparent` of its own and was left alone.
     AlreadyPresent = "already_present",
-    /// A connection was joined to the map of injected ones.
+    /// A connection was joined to the map of injected ones when it was established.
     Joined = "joined",
+    /// A connection that was open before the agent sent what reads like a request.
+    Adopted = "adopted",
+    /// A request proved what an older connection carries, and was left alone.
+    Proof = "proof",
     /// A connection is in another program's socket map, or the map was full; left alone.
     Refused = "refused",
     /// A blocking connection left the map behind its first request; later ones are left alone.

@@ -69,6 +69,13 @@ pub const CALLS_IN_PROGRESS: u32 = 16_384;
 /// finds the map's definition by it.
 pub const INJECTED: u32 = 65_531;
 
+/// Injected connections whose stream is remembered; those beyond are left alone.
+pub const STREAMS: u32 = 32_768;
+
+/// Goroutines that serve requests or were started for one, and their connections, remembered to
+/// tell what a header's request is for: 16,384 requests in flight.
+pub const GOROUTINES: u32 = 16_384;
+
 /// Bytes looked at in one step of reading a message. Steps are verified once, bytes one by one.
 pub const INJECT_STEP_BYTES: usize = 64;
 
@@ -78,6 +85,10 @@ pub const INJECT_STEPS: u32 = 8 * 1024;
 /// Bytes of a message that may lie before an inserted header: the kernel copies them into one
 /// piece of memory when they are in several.
 pub const INJECT_OFFSET: u32 = 256 * 1024;
+
+/// Bytes of a message that are put into one piece: as many as one segment has at most. Longer ones
+/// are sent as segments anyway.
+pub const INJECT_PIECE: u32 = 64 * 1024;
 
 /// Bytes of a captured request in which its `traceparent` is looked for, one by one and each
 /// followed by the verifier. Most servers refuse longer heads (8 KiB).

@@ -18,7 +18,10 @@ use aya_ebpf::{
 
 use crate::{
     frames::Progress,
-    hooks::inject_context::{Starter, TraceContext},
+    hooks::{
+        inject_context::{Starter, TraceContext},
+        inject_go::{Call, GoroutineKey, Served, Serving, Unborn},
+    },
     process::ProcessState,
     scratch::Scratch,
     tls::{SessionKey, TlsSession, TlsThread},
@@ -129,9 +132,12 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> =
 #[map]
 pub(crate) static INJECTED_SOCKETS: SockHash<u64> = SockHash::with_max_entries(limits::INJECTED, 0);
 
-/// What is remembered of each of those sockets; goes with the socket.
-#[btf_map]
-pub(crate) static STREAMS: SkStorage<OutgoingStream> = SkStorage::new();
+/// What is remembered of each of those sockets, by socket cookie. Not in storage of the socket: its
+/// memory comes from an allocator that may refuse at any time (`kmalloc_nolock`, Linux 7.x).
+/// Inserted before the socket is joined, removed with the connection.
+#[map]
+pub(crate) static STREAMS: HashMap<u64, OutgoingStream> =
+    HashMap::with_max_entries(limits::STREAMS, 0);
 
 /// How HTTP/1 requests read, see [`agent_common::injection`]. Written by user space.
 #[map]
@@ -147,8 +153,8 @@ pub(crate) static INJECTIONS: PerCpuArray<u64> =
 #[map]
 pub(crate) static ARMED: HashMap<u32, u32> = HashMap::with_max_entries(limits::PROCESSES, 0);
 
-/// Connections that such a process has begun, by socket cookie; 1 for those of a loop. Removed
-/// when they are established or gone.
+/// Connections that such a process has begun, by socket cookie, with the bits of its process.
+/// Removed when they are established or gone.
 #[map]
 pub(crate) static INJECTABLE: LruHashMap<u64, u32> =
     LruHashMap::with_max_entries(limits::ACCEPTED, 0);
@@ -193,3 +199,28 @@ pub(crate) static RECEIVED: LruHashMap<u64, ReceivedContext> =
 #[map]
 pub(crate) static PATHS: LruHashMap<[u64; 2], PathState> =
     LruHashMap::with_max_entries(PATH_COUNT, 0);
+
+/// What goroutines serve. LRU, because the end of a goroutine is not told.
+#[map]
+pub(crate) static SERVING: LruHashMap<GoroutineKey, Serving> =
+    LruHashMap::with_max_entries(limits::GOROUTINES, 0);
+
+/// The request that any other goroutine belongs to, for good. LRU, as above.
+#[map]
+pub(crate) static BOUND: LruHashMap<GoroutineKey, TraceContext> =
+    LruHashMap::with_max_entries(limits::GOROUTINES, 0);
+
+/// Ids that goroutines did not have yet at a time. LRU: old ones prove little.
+#[map]
+pub(crate) static BORN: LruHashMap<GoroutineKey, Unborn> =
+    LruHashMap::with_max_entries(limits::GOROUTINES, 0);
+
+/// Who reads a Go server's connection, by connection. Removed with it.
+#[map]
+pub(crate) static SERVED: LruHashMap<u64, Served> =
+    LruHashMap::with_max_entries(limits::GOROUTINES, 0);
+
+/// The latest call announced, by process id and file descriptor. Removed when it leaves.
+#[map]
+pub(crate) static GO_CALLS: LruHashMap<u64, Call> =
+    LruHashMap::with_max_entries(limits::GOROUTINES, 0);

@@ -33,6 +33,9 @@ const ROUNDS: usize = 3;
 /// noticed.
 const REFUSED_REQUESTS: u64 = 20_000;
 
+/// Connections that a caller keeps open at most.
+const POOL: u64 = 16;
+
 /// A caller answers within the patience of the harness when asked for so many at a time.
 const AT_ONCE: u64 = 500;
 
@@ -74,6 +77,26 @@ fn compare(before: &Arrived, after: &Arrived, added: u32, count: u64) {
 #[test]
 fn every_form_arrives_as_it_was_sent() {
     require_root!();
+    let rounds = ROUNDS.to_string();
+    let (exit, forms) = compare_forms(&["send", &rounds]);
+    assert!(forms >= 25 * ROUNDS, "{forms}");
+    assert!(injected(&exit, "not_http") > 0 && injected(&exit, "withheld") == 0);
+}
+
+/// Connections that were in use before the agent came, in the middle of something or of another
+/// protocol: no byte is changed but for one header in each request behind the one that proved
+/// what they carry.
+#[test]
+fn what_was_begun_before_arrives_as_it_was_sent() {
+    require_root!();
+    let (exit, forms) = compare_forms(&["before"]);
+    assert!(forms >= 8, "{forms}");
+    assert!(injected(&exit, "adopted") > 0 && injected(&exit, "injected") > 0);
+}
+
+/// Runs `forms.py` with an agent and compares what was sent with what arrived. Returns how many
+/// connections there were.
+fn compare_forms(arguments: &[&str]) -> (Exit, usize) {
     let script = |mode: &str| {
         let mut command = Command::new(python::interpreter());
         command.arg(crate_file("workloads/forms.py")).arg(mode);
@@ -81,10 +104,9 @@ fn every_form_arrives_as_it_was_sent() {
     };
     let mut tap = Process::spawn("tap", &mut script("tap"));
     let port = tap.json_line(0)["port"].to_string();
-    let mut sender = Process::spawn(
-        "sender",
-        script("send").args([port.as_str(), &ROUNDS.to_string()]),
-    );
+    let mut command = script(arguments[0]);
+    command.arg(port).args(&arguments[1..]);
+    let mut sender = Process::spawn("sender", &mut command);
     sender.json_line(0);
     let agent = injecting(&[sender.pid()]);
     sender.write_line("");
@@ -98,8 +120,7 @@ fn every_form_arrives_as_it_was_sent() {
         let port = line["port"].as_u64().expect("a port");
         arrived.entry(port).or_default().push_back(line);
     }
-    assert!(sent.len() >= 25 * ROUNDS, "{}", sent.len());
-    for line in sent {
+    for line in &sent {
         let port = line["port"].as_u64().expect("a port");
         let there = arrived
             .get_mut(&port)
@@ -114,7 +135,7 @@ fn every_form_arrives_as_it_was_sent() {
             assert_eq!(line[what], there[what], "{what} of {line} {there}");
         }
     }
-    assert!(injected(&exit, "not_http") > 0 && injected(&exit, "withheld") == 0);
+    (exit, sent.len())
 }
 
 fn lines(process: &Process, from: usize) -> Vec<Value> {
@@ -153,12 +174,52 @@ fn requests_of_node_get_one_header_each() {
     let mut caller = Caller::node(recorder.port());
     caller.call("any", 30);
     let before = recorder.take();
-    // One without connections: those that are open already are not joined.
     let mut fresh = Caller::node(recorder.port());
     let agent = injecting(&[fresh.pid()]);
     call(&mut fresh, "any", requests());
     agent.stop();
     compare(&before, &recorder.take(), 1, requests());
+}
+
+/// Go over kept connections: bodies by length, in chunks, and none.
+#[test]
+fn requests_of_go_get_one_header_each() {
+    require_root!();
+    let mut recorder = Recorder::start();
+    let mut caller = Caller::go(recorder.port());
+    caller.call("any", 30);
+    let before = recorder.take();
+    let mut fresh = Caller::go(recorder.port());
+    let agent = injecting(&[fresh.pid()]);
+    call(&mut fresh, "any", requests());
+    let exit = agent.stop();
+    compare(&before, &recorder.take(), 1, requests());
+    assert_eq!(injected(&exit, "injected"), requests());
+}
+
+/// Pools of connections that were open before the agent: the first request of each connection
+/// that follows an answer proves what it carries, and all after it get one header.
+#[test]
+fn connections_opened_before_are_adopted() {
+    require_root!();
+    let mut recorder = Recorder::start();
+    for mut caller in [Caller::node(recorder.port()), Caller::go(recorder.port())] {
+        call(&mut caller, "any", 300);
+        let before = recorder.take();
+        let agent = injecting(&[caller.pid()]);
+        call(&mut caller, "any", requests());
+        let exit = agent.stop();
+        let after = recorder.take();
+        assert_eq!((after.content(), after.broken), (before.content(), 0));
+        let (with, without) = (after.with_added(1), after.with_added(0));
+        assert_eq!(with + without, requests(), "{after:?}");
+        let proofs = injected(&exit, "proof");
+        assert!((1..=POOL).contains(&proofs), "{proofs}");
+        assert!(
+            (proofs..=2 * proofs).contains(&without),
+            "{without} {proofs}"
+        );
+    }
 }
 
 /// A curl that waits for what it is to ask.
@@ -215,7 +276,7 @@ fn requests_through_nginx_get_one_header_each() {
     let before_own = recorder.take();
 
     let agent = injecting(&[nginx.pid()]);
-    // Pooled connections that were opened before are not joined: new workers open new ones.
+    // The first request of pooled connections gets no header: new workers open new ones.
     let mut nginx = nginx;
     nginx.reload();
     let mut left = requests() * 2;

@@ -7,6 +7,8 @@ way, and how many those were.
 `forms.py send PORT ROUNDS [ADDRESS]` connects and waits for a line on its input. Then it sends every form
 so many times, each over a connection of its own, and prints a line of JSON for each: the form,
 its port, the hash of what it sent, and how many headers are to be added.
+
+`forms.py before PORT` does the same with connections that are in use before it waits.
 """
 
 import fcntl
@@ -95,6 +97,10 @@ class Sender:
                 select.select([], [self.socket], [])
         self.socket.settimeout(60)
 
+    def segments(self):
+        """Segments with data that were sent: `tcpi_data_segs_out` of `struct tcp_info`."""
+        return struct.unpack_from("I", self.socket.getsockopt(socket.IPPROTO_TCP, 11, 160), 156)[0]
+
     def drain(self):
         """Waits until the peer's machine has everything."""
         while struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)))[0]:
@@ -130,6 +136,18 @@ def form_kept(to):
         to.send(GET)
         to.answer()
     return 3
+
+
+def form_one_segment(to):
+    """Without TCP_NODELAY a second segment would wait for the acknowledgement of the first."""
+    to.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    bodies = [b"b" * length + b"\n" for length in (8999, 39999)]
+    for request in [GET, *(post(body) + body for body in bodies)] * 4:
+        before = to.segments()
+        to.send(request)
+        to.drain()
+        assert to.segments() - before == 1, to.segments() - before
+    return 12
 
 
 def form_pipelined(to):
@@ -310,6 +328,25 @@ def form_lines(to):
     return 0
 
 
+def form_mail(to):
+    for line in [b"EHLO me\r\n", b"MAIL FROM:<a@b>\r\n", b"DATA\r\n", GET, b".\r\nQUIT\r\n"]:
+        to.send(line)
+    return 0
+
+
+def form_stores(to):
+    to.send(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n" if os.urandom(1) > b"\x80" else b"GET a\r\n")
+    to.send(b"get key\r\n")
+    to.send(GET)
+    return 0
+
+
+def form_streaming_protocol(to):
+    to.send(GET.replace(b"HTTP/1.1", b"RTSP/1.0"))
+    to.send(GET)
+    return 0
+
+
 def form_bytes(to):
     for _ in range(20):
         to.send(os.urandom(1000))
@@ -353,6 +390,127 @@ FORMS = [
 ]
 
 
+# What a connection carried before; then, behind `yield`, what it carries under the agent. A request
+# is recognised behind bytes that were received under the agent, and the first one gets no header.
+
+
+def before_idle(to):
+    to.send(GET)
+    to.answer()
+    yield
+    for _ in range(4):
+        to.send(GET)
+        to.answer()
+    yield 2
+
+
+def before_nothing(to):
+    yield
+    for _ in range(3):
+        to.send(GET)
+        to.answer()
+    yield 1
+
+
+def before_body(to):
+    body = GET * 300
+    to.send(post(body) + body[:700])
+    yield
+    to.send(body[700 : len(GET) * 10])
+    to.send(body[len(GET) * 10 :])
+    to.answer()
+    to.send(GET)
+    to.answer()
+    to.send(post(b"abc"))
+    to.send(b"abc")
+    to.drain()
+    yield 1
+
+
+def before_body_that_goes_on_behind_an_answer(to):
+    """Each piece of the body reads like a request; and an early answer was read."""
+    body = GET * 30
+    to.send(post(body) + body[: len(GET) * 3])
+    yield
+    to.answer()
+    for place in range(3, 30):
+        to.send(body[len(GET) * place : len(GET) * (place + 1)])
+    to.answer()
+    for _ in range(3):
+        to.send(GET)
+        to.answer()
+    yield 0
+
+
+def before_pipelined(to):
+    to.send(GET * 2)
+    yield
+    to.answer()
+    to.send(GET * 3)
+    to.answer()
+    to.send(GET)
+    to.answer()
+    # Nothing proves that a second request stood behind the first one.
+    yield 0
+
+
+def before_lines(to):
+    to.send(b"USER me\r\n")
+    to.answer()
+    yield
+    to.send(b"PASS me\r\n")
+    to.answer()
+    to.send(GET)
+    to.answer()
+    yield 0
+
+
+def before_web_socket(to):
+    to.send(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    to.answer()
+    yield
+    to.send(b"\x81\x85" + GET)
+    to.answer()
+    to.send(GET)
+    yield 0
+
+
+def before_blocking(to):
+    to.socket.settimeout(None)
+    to.send(GET)
+    to.answer()
+    yield
+    for _ in range(3):
+        to.send(GET)
+        to.answer()
+    yield 0
+
+
+BEFORE = [
+    (name[7:], form) for name, form in sorted(globals().items()) if name.startswith("before_")
+]
+
+
+def send_before(port):
+    begun = []
+    for name, form in BEFORE:
+        to = Sender(port)
+        going = form(to)
+        next(going)
+        begun.append((name, to, going))
+    say(ready=True)
+    sys.stdin.readline()
+    for name, to, going in begun:
+        local = to.socket.getsockname()[1]
+        error, added = None, -1
+        try:
+            added = next(going)
+            to.end()
+        except (OSError, AssertionError) as failure:
+            error = repr(failure)
+        say(form=name, port=local, hash=to.hash.hexdigest(), added=added, error=error)
+
+
 def send(port, rounds, address="127.0.0.1"):
     signal.signal(signal.SIGALRM, lambda *_: None)
     say(ready=True)
@@ -373,5 +531,8 @@ def send(port, rounds, address="127.0.0.1"):
 if __name__ == "__main__":
     if sys.argv[1] == "tap":
         tap(*sys.argv[2:])
+        tap()
+    elif sys.argv[1] == "before":
+        send_before(int(sys.argv[2]))
     else:
         send(int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -8,8 +8,11 @@
 use agent_common::{process::GoCall, record::RecordKind};
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 
+use super::inject_go;
 use crate::{
-    emit, process,
+    emit,
+    maps::config,
+    process,
     read::go::{self, Goroutine},
 };
 
@@ -29,12 +32,16 @@ fn try_call(ctx: &ProbeContext) -> Option<()> {
     let (holder, goroutine) = unsafe { ((*ctx.regs).rax, (*ctx.regs).r14) };
     let program = process::go(traced.unit.process_id)?;
     let goroutine = Goroutine::at(program, goroutine)?;
+    let descriptor = go::descriptor(program, holder)?;
+    if config!(inject) == 1 {
+        inject_go::calling(traced.unit.process_id, &goroutine, descriptor);
+    }
     emit::record(&GoCall {
         header: emit::header(RecordKind::GoCall, size_of::<GoCall>(), emit::now_ns()),
         unit: traced.unit,
         task: goroutine.id,
         task_parent: goroutine.parent_id,
-        descriptor: go::descriptor(program, holder)?,
+        descriptor,
         reserved: 0,
     });
     Some(())

@@ -20,20 +20,19 @@
 //! end the reading.
 
 use agent_common::{
-    injection::{self, InjectionOutcome, OutgoingStream, phase},
+    connection::Direction,
+    injection::{self, InjectionOutcome, OutgoingStream, phase, proof},
     kernel_config::KernelField,
     limits,
 };
 use aya_ebpf::{
     bindings::{
-        BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops, sk_action,
-        sk_msg_md,
+        BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
+        BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops, sk_action, sk_msg_md,
     },
     cty::c_void,
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_loop, bpf_map_delete_elem, bpf_sk_storage_get,
-        bpf_skc_to_tcp_sock,
+        bpf_get_socket_cookie, bpf_loop, bpf_map_delete_elem, bpf_skc_to_tcp_sock,
     },
     macros::{sk_msg, sock_ops},
     programs::{SkMsgContext, SockOpsContext},
@@ -44,15 +43,8 @@ use crate::{
     maps::{
         CONNECTIONS, GRAMMAR, INJECTABLE, INJECTED_SOCKETS, INJECTIONS, LEAVING, STREAMS, config,
     },
-    read::typed_field,
+    read::{field, typed_field},
 };
-
-/// Ports where by convention TLS is spoken, or the server speaks first and the client's blocking
-/// receive comes before any send: FTP, SSH, telnet, SMTP, POP3, IMAP, MySQL, and with TLS HTTPS,
-/// SMTP, LDAP, FTP, IMAP, POP3.
-const PORTS_LEFT_ALONE: [u32; 15] = [
-    21, 22, 23, 25, 110, 143, 443, 465, 587, 636, 990, 993, 995, 3306, 8443,
-];
 
 /// Counts what became of a request or a connection.
 #[inline(always)]
@@ -63,25 +55,10 @@ pub(crate) fn count(outcome: InjectionOutcome) {
     }
 }
 
-/// A socket of the map of streams, as the helpers want it.
+/// What is remembered of a socket whose messages are read, by its cookie; null where nothing is.
 #[inline(always)]
-fn storage(sk: *mut c_void, initial: *mut OutgoingStream, flags: u64) -> *mut OutgoingStream {
-    // SAFETY: the map is one of socket storage, and the verifier knows the socket.
-    unsafe {
-        bpf_sk_storage_get(
-            (&raw const STREAMS).cast_mut().cast(),
-            sk,
-            initial.cast(),
-            flags,
-        )
-    }
-    .cast()
-}
-
-/// What is remembered of a socket whose messages are read; null where nothing is.
-#[inline(always)]
-pub(crate) fn stream(sk: *mut c_void) -> *const OutgoingStream {
-    storage(sk, core::ptr::null_mut(), 0)
+pub(crate) fn stream(connection: u64) -> *const OutgoingStream {
+    STREAMS.get_ptr(&connection).unwrap_or(core::ptr::null())
 }
 
 /// Joins a connection that a process of ours began, as soon as the peer has answered.
@@ -101,20 +78,21 @@ fn socket(ctx: &SockOpsContext) -> *mut c_void {
     unsafe { core::ptr::read_volatile(&raw const (*ctx.ops).__bindgen_anon_2.sk) }.cast()
 }
 
+#[inline(always)]
+fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the helper takes the program's own context.
+    unsafe { bpf_get_socket_cookie(ctx.ops.cast()) }
+}
+
 /// Takes a socket out of the map that was given up by the message which is being sent.
 #[inline(always)]
 fn take_out(ctx: &SockOpsContext) -> Option<()> {
-    let sk = socket(ctx);
-    if sk.is_null() {
+    let mut key = cookie(ctx);
+    // SAFETY: the socket's own entry, and the socket is locked.
+    let stream = unsafe { &*STREAMS.get_ptr(&key)? };
+    if stream.phase != phase::OFF {
         return None;
     }
-    let stream = storage(sk, core::ptr::null_mut(), 0);
-    // SAFETY: the socket's own storage, and the socket is locked.
-    if stream.is_null() || unsafe { (*stream).phase } != phase::OFF {
-        return None;
-    }
-    // SAFETY: as above.
-    let mut key = unsafe { (*stream).connection };
     // SAFETY: the map's own key; the map may be changed from this kind of program.
     unsafe {
         bpf_map_delete_elem(
@@ -122,8 +100,7 @@ fn take_out(ctx: &SockOpsContext) -> Option<()> {
             (&raw mut key).cast(),
         )
     };
-    // SAFETY: as above.
-    if unsafe { (*stream).keeps_callback } == 1 || config!(inject_option) == 1 {
+    if stream.keeps_callback == 1 || config!(inject_option) == 1 {
         return None;
     }
     ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) as i32)
@@ -132,13 +109,12 @@ fn take_out(ctx: &SockOpsContext) -> Option<()> {
 
 #[inline(always)]
 fn join(ctx: &SockOpsContext) -> Option<()> {
-    // SAFETY: the helper takes the program's own context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
+    let cookie = cookie(ctx);
     // SAFETY: copied at once.
-    let is_loop = unsafe { INJECTABLE.get(&cookie) }.copied()?;
+    let mode = unsafe { INJECTABLE.get(&cookie) }.copied()?;
     let _ = INJECTABLE.remove(&cookie);
     let port = u32::from_be(ctx.remote_port());
-    for other in PORTS_LEFT_ALONE {
+    for other in injection::PORTS_LEFT_ALONE {
         if port == other {
             return None;
         }
@@ -153,13 +129,13 @@ fn join(ctx: &SockOpsContext) -> Option<()> {
         count(InjectionOutcome::Refused);
         return None;
     }
-    let mut fresh = OutgoingStream {
+    let fresh = OutgoingStream {
         connection: cookie,
-        is_loop: is_loop as u8,
-        keeps_callback: u32::from(ctx.cb_flags() & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG != 0),
+        mode: mode as u8,
+        keeps_callback: u8::from(ctx.cb_flags() & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG != 0),
         ..NEW_STREAM
     };
-    if storage(sk, &raw mut fresh, u64::from(BPF_SK_STORAGE_GET_F_CREATE)).is_null() {
+    if STREAMS.insert(&cookie, &fresh, 0).is_err() {
         count(InjectionOutcome::Refused);
         return None;
     }
@@ -195,46 +171,63 @@ const NEW_STREAM: OutgoingStream = OutgoingStream {
     phase: phase::FRESH,
     has_sequence: 0,
     is_trial: 0,
-    is_loop: 0,
+    mode: 0,
     is_spoiled: 0,
+    proof: proof::DONE,
     keeps_callback: 0,
+    reserved: [0; 2],
 };
 
 /// Reads a message, and puts the header into what is a whole head of a request.
 #[sk_msg]
 pub(crate) fn inject_header(ctx: SkMsgContext) -> u32 {
-    let is_spoiled = read_message(ctx.msg).unwrap_or(false);
-    if is_spoiled {
+    let is_in_pieces = inject_head::is_in_pieces(ctx.msg);
+    let read = read_message(ctx.msg).unwrap_or(Read::Unchanged);
+    if matches!(read, Read::Spoiled) {
         count(InjectionOutcome::Withheld);
         return sk_action::SK_DROP;
+    }
+    // The kernel hands over piece by piece (`tcp_bpf_push`), and without TCP_NODELAY the second
+    // one waits until the first is acknowledged: 40 ms when the peer waits for the rest, too.
+    if is_in_pieces || matches!(read, Read::Changed) {
+        inject_head::join_pieces(ctx.msg);
     }
     sk_action::SK_PASS
 }
 
-/// Whether the message must not leave.
+/// What became of a message.
+enum Read {
+    Unchanged,
+    Changed,
+    /// It must not leave.
+    Spoiled,
+}
+
 #[inline(always)]
-fn read_message(msg: *mut sk_msg_md) -> Option<bool> {
+fn read_message(msg: *mut sk_msg_md) -> Option<Read> {
     // SAFETY: fields of the context.
     let sk: *mut c_void =
         unsafe { core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_3.sk) }.cast();
     if sk.is_null() {
         return None;
     }
-    let found = storage(sk, core::ptr::null_mut(), 0);
-    if found.is_null() {
-        return None;
-    }
-    // SAFETY: the socket's own storage, and the socket is locked.
+    // SAFETY: the verifier knows the socket.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(sk) } as *const u8;
+    let cookie: u64 = typed_field(tcp, KernelField::SockCookie)?;
+    let found = STREAMS.get_ptr_mut(&cookie)?;
+    // SAFETY: the socket's own entry, and the socket is locked.
     let stream = unsafe { &mut *found };
     if stream.phase == phase::OFF {
         return None;
     }
     let table = GRAMMAR.get_ptr(0)?;
-    // SAFETY: the verifier knows the socket.
-    let tcp = unsafe { bpf_skc_to_tcp_sock(sk) } as *const u8;
     let written: u32 = typed_field(tcp, KernelField::TcpWriteSequence)?;
     let queued: u32 = typed_field(tcp, KernelField::SockWriteQueued)?;
     let buffer: u32 = typed_field(tcp, KernelField::SockSendBuffer)?;
+    if stream.proof == proof::WANTED && stream.has_sequence == 0 && has_other_owner(tcp) {
+        leave(stream, InjectionOutcome::Refused);
+        return None;
+    }
     if !take_up(stream, written) {
         return None;
     }
@@ -263,7 +256,11 @@ fn read_message(msg: *mut sk_msg_md) -> Option<bool> {
     }
     stream.sequence = written.wrapping_add(size);
     stream.position += u64::from(size.wrapping_sub(stream.added));
-    Some(stream.is_spoiled == 1)
+    Some(match (stream.is_spoiled, stream.added) {
+        (1, _) => Read::Spoiled,
+        (_, 0) => Read::Unchanged,
+        _ => Read::Changed,
+    })
 }
 
 /// Whether receiving waits; also where that cannot be told.
@@ -276,12 +273,41 @@ fn is_blocking(tcp: *const u8) -> bool {
     typed_field::<u32>(file, KernelField::FileFlags).unwrap_or(0) & NON_BLOCKING == 0
 }
 
+/// Whether another program's socket map, too, holds the socket and has its messages judged.
+#[inline(always)]
+fn has_other_owner(tcp: *const u8) -> bool {
+    /// Bits of the pointer that are flags, `SK_USER_DATA_PTRMASK` in `include/net/sock.h`.
+    const FLAGS: u64 = 7;
+    let data: u64 = typed_field(tcp, KernelField::SockUserData).unwrap_or(0);
+    let owner = (data & !FLAGS) as *const u8;
+    [
+        KernelField::PsockStreamVerdict,
+        KernelField::PsockSkbVerdict,
+    ]
+    .into_iter()
+    .any(|program| field::<u64>(owner, program).unwrap_or(0) != 0)
+}
+
 /// Goes on where the last message ended; false when it is not known where that is.
 #[inline(always)]
 fn take_up(stream: &mut OutgoingStream, written: u32) -> bool {
+    // SAFETY: copied at once.
+    let known = unsafe { CONNECTIONS.get(&stream.connection) };
+    if stream.phase == phase::AWAITED {
+        const ANSWERED: u8 = Direction::Inbound as u8 + 1;
+        match known {
+            Some(state) if state.last_direction == ANSWERED => {
+                stream.position = state.outbound.position;
+                stream.has_sequence = 0;
+            }
+            // Maybe the rest of something: none of it is looked at.
+            _ => return false,
+        }
+    }
     if stream.has_sequence == 0 {
         stream.has_sequence = 1;
         stream.sequence = written;
+        stream.skipped = 0;
     }
     let unsent = u64::from(stream.sequence.wrapping_sub(written));
     if unsent > stream.skipped {
@@ -294,8 +320,6 @@ fn take_up(stream: &mut OutgoingStream, written: u32) -> bool {
     stream.skipped = 0;
     stream.offset = 0;
     stream.added = 0;
-    // SAFETY: copied at once.
-    let known = unsafe { CONNECTIONS.get(&stream.connection) };
     if stream.phase == phase::FRESH {
         // Bytes that left with the first packet (TCP Fast Open) did not come by here.
         if known.is_some_and(|state| state.outbound.position != 0) {

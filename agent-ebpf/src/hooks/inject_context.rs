@@ -12,13 +12,16 @@ use agent_common::{
     payload::{SocketData, flags},
     record::RecordKind,
 };
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::{
+    cty::c_void,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_loop},
+};
 
-use super::{inject_head::random, inject_option};
+use super::{inject_go, inject_head::random, inject_option};
 use crate::{
     connection::Place,
     emit,
-    maps::{ARMED, CALLS, GRAMMAR, INJECTABLE, RECEIVED, REQUESTS, STARTED, WORK, config},
+    maps::{ARMED, CALLS, GRAMMAR, INJECTABLE, RECEIVED, REQUESTS, STARTED, STREAMS, WORK, config},
     read::task,
     scratch::Scratch,
 };
@@ -39,7 +42,7 @@ const SAMPLED: u32 = 1;
 
 impl TraceContext {
     /// There may be one, and it could not be read.
-    const UNKNOWN: Self = Self {
+    pub(crate) const UNKNOWN: Self = Self {
         trace_id: [0; 2],
         flags: 0,
         reserved: 0,
@@ -76,11 +79,10 @@ pub(crate) fn connecting(connection: u64) {
     if mode & (process::HEADERS | process::OPTION) == 0 {
         return;
     }
-    let is_loop = u32::from(mode & process::LOOP != 0);
     if mode & process::HEADERS != 0 {
-        let _ = INJECTABLE.insert(&connection, &is_loop, 0);
+        let _ = INJECTABLE.insert(&connection, &mode, 0);
     }
-    if is_loop == 1 {
+    if mode & process::LOOP != 0 {
         // SAFETY: copied at once.
         match unsafe { WORK.get(&bpf_get_current_pid_tgid()) } {
             Some(context) => {
@@ -134,13 +136,22 @@ fn of_starter(thread: u64) -> Option<TraceContext> {
 /// The trace of a request that leaves now.
 #[inline(always)]
 pub(crate) fn of_call(stream: &OutgoingStream) -> TraceContext {
+    let mode = u32::from(stream.mode);
+    if mode & process::GOROUTINES != 0 {
+        return inject_go::of_call(stream).unwrap_or_else(TraceContext::new);
+    }
     let both = bpf_get_current_pid_tgid();
     let sender = Sender {
         process: (both >> 32) as u32,
         thread: both as u32,
     };
     let is_first = stream.request_position == 0;
-    of_sender(sender, stream.connection, stream.is_loop != 0, is_first)
+    of_sender(
+        sender,
+        stream.connection,
+        mode & process::LOOP != 0,
+        is_first,
+    )
 }
 
 /// Who sends a request.
@@ -176,9 +187,10 @@ pub(crate) fn of_sender(
     context
 }
 
-/// A socket call moved bytes; `area` holds `captured` of them when there are any.
+/// A socket call moved bytes; `area` holds `captured` of them when there are any. `LOOPS`: with
+/// `bpf_loop`.
 #[inline(always)]
-pub(crate) fn moved(
+pub(crate) fn moved<const LOOPS: bool>(
     direction: Direction,
     connection: u64,
     state: &ConnectionState,
@@ -192,22 +204,40 @@ pub(crate) fn moved(
         return;
     }
     let thread = bpf_get_current_pid_tgid();
+    let is_go = mode & process::GOROUTINES != 0;
     let is_loop = mode & process::LOOP != 0;
-    match (Role::from(state.role), direction) {
-        (Role::Server, Direction::Inbound) if place.turn_start => {
-            if !is_loop && waiting & flags::NON_BLOCKING != 0 {
-                let _ = WORK.remove(&thread);
-                return;
-            }
-            let context = match inbound(area, captured).or_else(|| carried(connection, area)) {
-                Some(context) => context,
-                None => minted(connection, place.position),
-            };
-            let _ = WORK.insert(&thread, &context, 0);
-            if is_loop {
-                let _ = REQUESTS.insert(&connection, &context, 0);
-            }
+    let is_server = matches!(Role::from(state.role), Role::Server);
+    let is_request = is_server && matches!(direction, Direction::Inbound);
+    let found = if is_request && (is_go || place.turn_start) {
+        if LOOPS {
+            inbound_in_steps(area, captured)
+        } else {
+            inbound(area, captured)
         }
+    } else {
+        None
+    };
+    if is_go {
+        let position = inject_go::moved(direction, connection, is_server, place, area, captured);
+        if position != inject_go::NO_REQUEST {
+            let context = or_minted(found, connection, position, area);
+            inject_go::serve(connection, &context, area);
+        }
+        return;
+    }
+    if is_request && place.turn_start {
+        if !is_loop && waiting & flags::NON_BLOCKING != 0 {
+            let _ = WORK.remove(&thread);
+            return;
+        }
+        let context = or_minted(found, connection, place.position, area);
+        let _ = WORK.insert(&thread, &context, 0);
+        if is_loop {
+            let _ = REQUESTS.insert(&connection, &context, 0);
+        }
+        return;
+    }
+    match (Role::from(state.role), direction) {
         (Role::Server, Direction::Inbound) if is_loop => {
             // SAFETY: copied at once.
             work_for(thread, unsafe { REQUESTS.get(&connection) }.copied());
@@ -273,6 +303,8 @@ pub(crate) fn destroyed(connection: u64) {
     let _ = CALLS.remove(&connection);
     let _ = REQUESTS.remove(&connection);
     let _ = INJECTABLE.remove(&connection);
+    let _ = STREAMS.remove(&connection);
+    inject_go::destroyed(connection);
     if config!(inject_option) == 1 {
         let _ = RECEIVED.remove(&connection);
     }
@@ -284,6 +316,20 @@ fn carried(connection: u64, area: *const Scratch) -> Option<TraceContext> {
     // SAFETY: the head of the area is a record of this kind, see `socket_data::write_head`.
     let sequence = unsafe { (*area.cast::<SocketData>()).tcp_sequence };
     inject_option::of_request(connection, sequence)
+}
+
+/// What a request carries in its head or its segment, else a trace of its own.
+#[inline(always)]
+fn or_minted(
+    found: Option<TraceContext>,
+    connection: u64,
+    position: u64,
+    area: *const Scratch,
+) -> TraceContext {
+    match found.or_else(|| carried(connection, area)) {
+        Some(context) => context,
+        None => minted(connection, position),
+    }
 }
 
 /// A request without context begins a trace; user space is told which.
@@ -309,7 +355,7 @@ fn minted(connection: u64, position: u64) -> TraceContext {
 
 /// `HTTP/1.1 1`: the answer itself is still to come.
 #[inline(always)]
-fn is_interim(area: *const Scratch, captured: u32) -> bool {
+pub(crate) fn is_interim(area: *const Scratch, captured: u32) -> bool {
     // SAFETY: inside the scratch area.
     captured > 9 && unsafe { core::ptr::read_volatile(&raw const (*area).bytes[9]) } == b'1'
 }
@@ -380,6 +426,89 @@ fn inbound(area: *const Scratch, captured: u32) -> Option<TraceContext> {
     }
     // Behind the colon.
     parse(bytes, read + 1, captured)
+}
+
+/// Bytes read in one step of the search.
+const STEP: u32 = 64;
+
+/// The search for a `traceparent`.
+#[repr(C)]
+struct Search {
+    table: *const u8,
+    bytes: *const u8,
+    captured: u32,
+    /// Bytes read so far.
+    read: u32,
+    row: u32,
+    reserved: u32,
+}
+
+/// Reads some bytes more.
+///
+/// # Safety
+/// Called by `bpf_loop` with a [`Search`] whose pointers are valid.
+unsafe extern "C" fn search(_index: u64, search: *mut Search) -> i64 {
+    // SAFETY: as promised by the caller.
+    let search = unsafe { &mut *search };
+    let (table, bytes) = (search.table, search.bytes);
+    let mut row = search.row;
+    let mut read = search.read;
+    for _ in 0..STEP {
+        if read >= search.captured || row >= u32::from(state::FOUND) {
+            break;
+        }
+        let place = read as usize & (limits::CAPTURE_OFFSETS - 1);
+        // SAFETY: the area is longer than the mask.
+        let byte = unsafe { bytes.add(place).read_volatile() };
+        // The compiler knows a bound of `row` by the comparison above and would leave the mask out;
+        // the verifier does not.
+        let place = core::hint::black_box((row as usize) << 8 | usize::from(byte));
+        // SAFETY: inside the table, by the mask.
+        let next = unsafe { table.add(place & (GRAMMAR_BYTES - 1)).read_volatile() };
+        // SAFETY: the table has as many entries as a byte has values.
+        let followed = unsafe {
+            (&raw const FOLLOWING)
+                .cast::<u8>()
+                .add(usize::from(next))
+                .read_volatile()
+        };
+        row = u32::from(followed);
+        read += 1;
+    }
+    search.row = row;
+    search.read = read;
+    i64::from(read >= search.captured || row >= u32::from(state::FOUND))
+}
+
+/// As [`inbound`], all of what was captured, with `bpf_loop`.
+#[inline(always)]
+fn inbound_in_steps(area: *const Scratch, captured: u32) -> Option<TraceContext> {
+    let table = GRAMMAR.get_ptr(0)?;
+    // SAFETY: a place in the area.
+    let bytes: *const u8 = unsafe { (&raw const (*area).bytes).cast() };
+    let mut found = Search {
+        table: table.cast(),
+        bytes,
+        captured,
+        read: 0,
+        row: state::START.into(),
+        reserved: 0,
+    };
+    let step = search as unsafe extern "C" fn(u64, *mut Search) -> i64;
+    // SAFETY: the callback and its context are of the shape that the helper wants.
+    unsafe {
+        bpf_loop(
+            limits::CAPTURE_OFFSETS as u32 / STEP,
+            step as *mut c_void,
+            (&raw mut found).cast(),
+            0,
+        )
+    };
+    if found.row != u32::from(state::FOUND) {
+        return None;
+    }
+    // Behind the colon.
+    parse(bytes, found.read, captured)
 }
 
 /// Bytes of a `traceparent` of version 00.

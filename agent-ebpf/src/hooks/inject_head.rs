@@ -4,8 +4,8 @@
 use agent_common::{
     connection::Direction,
     injection::{
-        ContextMinted, EVENTS, HEADER_BYTES, InjectionOutcome, OutgoingStream, event, phase, said,
-        state,
+        ContextMinted, EVENTS, HEADER_BYTES, InjectionOutcome, OutgoingStream, event, phase, proof,
+        said, state,
     },
     limits,
     record::RecordKind,
@@ -64,6 +64,22 @@ fn pulled(msg: *mut sk_msg_md) -> (usize, usize) {
             core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_1.data) as usize,
             core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_2.data_end) as usize,
         )
+    }
+}
+
+/// Whether the message lies in several pieces of memory. Before anything was pulled.
+#[inline(always)]
+pub(crate) fn is_in_pieces(msg: *mut sk_msg_md) -> bool {
+    let (data, end) = pulled(msg);
+    end.wrapping_sub(data) < size(msg) as usize
+}
+
+/// Puts the message into one piece. Where there is no memory for it, it leaves as it is.
+#[inline(always)]
+pub(crate) fn join_pieces(msg: *mut sk_msg_md) {
+    let size = size(msg);
+    if size <= limits::INJECT_PIECE {
+        pull(msg, 0, size);
     }
 }
 
@@ -156,21 +172,33 @@ pub(crate) unsafe extern "C" fn step(_index: u64, reading: *mut Reading) -> i64 
 /// The first byte of a request comes next; false when it must not be one.
 #[inline(always)]
 fn begin_request(stream: &mut OutgoingStream) -> bool {
-    if stream.phase == phase::AWAITED {
-        const ANSWERED: u8 = Direction::Inbound as u8 + 1;
-        // SAFETY: copied at once.
-        let known = unsafe { CONNECTIONS.get(&stream.connection) };
-        let is_answered = known.is_some_and(|state| state.last_direction == ANSWERED);
-        if !is_answered || stream.offset != 0 {
+    // Whoever awaits an answer looks at no message before it, so only the first byte is one behind.
+    if stream.phase == phase::AWAITED || stream.proof == proof::BEGUN {
+        if stream.offset != 0 || !is_answered(stream) {
             leave(stream, InjectionOutcome::OutOfTurn);
             return false;
         }
         stream.phase = phase::FOLLOWED;
     }
+    stream.proof = if stream.proof == proof::WANTED {
+        count(InjectionOutcome::Adopted);
+        proof::BEGUN
+    } else {
+        proof::DONE
+    };
     stream.request_position = here(stream);
     stream.said = 0;
     stream.length = 0;
     true
+}
+
+/// Whether the program has received since it sent last.
+#[inline(always)]
+fn is_answered(stream: &OutgoingStream) -> bool {
+    const ANSWERED: u8 = Direction::Inbound as u8 + 1;
+    // SAFETY: copied at once.
+    unsafe { CONNECTIONS.get(&stream.connection) }
+        .is_some_and(|state| state.last_direction == ANSWERED)
 }
 
 /// Position of the next byte as the program counts.
@@ -304,6 +332,8 @@ fn end_head(msg: *mut sk_msg_md, stream: &mut OutgoingStream, room: u64) {
         // Counted when the head is over.
     } else if stream.said & said::TRACEPARENT != 0 {
         count(InjectionOutcome::AlreadyPresent);
+    } else if stream.proof != proof::DONE {
+        count(InjectionOutcome::Proof);
     } else {
         inject(msg, stream, room);
     }

@@ -231,7 +231,7 @@ fn reserve(ctx: &SockOpsContext) -> Option<()> {
     if ctx.arg(0) == SIZING {
         // SAFETY: the verifier knows the socket.
         let tcp = unsafe { bpf_skc_to_tcp_sock(sk) } as *const u8;
-        begin(ctx, stream, sk, tcp);
+        begin(ctx, stream, tcp);
         stream.has_room = 0;
         if is_at(stream, next) {
             if make_room(ctx) {
@@ -276,12 +276,7 @@ fn settle(ctx: &SockOpsContext, stream: &mut OptionStream) {
 
 /// Chooses ids where a turn begins with what the current thread is about to send.
 #[inline(always)]
-fn begin(
-    ctx: &SockOpsContext,
-    stream: &mut OptionStream,
-    sk: *mut c_void,
-    tcp: *const u8,
-) -> Option<()> {
+fn begin(ctx: &SockOpsContext, stream: &mut OptionStream, tcp: *const u8) -> Option<()> {
     let next = context!(ctx, snd_nxt);
     let written: u32 = typed_field(tcp, KernelField::TcpWriteSequence)?;
     if written != next || context!(ctx, snd_una) != next {
@@ -303,7 +298,7 @@ fn begin(
     let sender = sender()?;
     // SAFETY: copied at once.
     let mode = unsafe { ARMED.get(&sender.process) }.copied()?;
-    if mode & process::OPTION == 0 || has_header(sk, written) {
+    if mode & process::OPTION == 0 || has_header(stream.connection, written) {
         return None;
     }
     if is_closed(stream) {
@@ -327,15 +322,15 @@ fn begin(
 
 /// Whether headers are put into what is sent on this socket, or into the message sent now.
 #[inline(always)]
-fn has_header(sk: *mut c_void, written: u32) -> bool {
+fn has_header(connection: u64, written: u32) -> bool {
     if config!(inject_headers) == 0 {
         return false;
     }
-    let found = inject::stream(sk);
+    let found = inject::stream(connection);
     if found.is_null() {
         return false;
     }
-    // SAFETY: the socket's own storage, and the socket is locked.
+    // SAFETY: the socket's own entry, and the socket is locked.
     let stream = unsafe { &*found };
     let is_within = (stream.sequence.wrapping_sub(written) as i32) > 0;
     stream.phase != phase::OFF || stream.added > 0 && is_within

@@ -3,8 +3,10 @@
 pub(crate) mod go;
 pub(crate) mod inject;
 pub(crate) mod inject_context;
+pub(crate) mod inject_go;
 pub(crate) mod inject_head;
 pub(crate) mod inject_option;
+pub(crate) mod inject_receive;
 pub(crate) mod kretprobe;
 pub(crate) mod openssl;
 pub(crate) mod process;

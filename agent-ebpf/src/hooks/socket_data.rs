@@ -176,18 +176,25 @@ fn count_pages(sock: *const u8, result: i32) -> i32 {
     0
 }
 
-/// The one body of every socket data hook.
 #[inline(always)]
 pub(crate) fn handle(transfer: &Transfer) -> i32 {
+    handle_in::<false>(transfer)
+}
+
+/// The one body of every socket data hook. `LOOPS`: with `bpf_loop`, for what injection looks for.
+#[inline(always)]
+pub(crate) fn handle_in<const LOOPS: bool>(transfer: &Transfer) -> i32 {
     let (sock, result, message_flags) = (transfer.sock, transfer.result, transfer.message_flags);
     // The slot is a constant where this is inlined, so that one of them is left.
     let left = match transfer.slot {
-        Slot::Send6 => body::<{ Slot::Send6 as u32 }>(sock, result, message_flags),
-        Slot::SendUnix => body::<{ Slot::SendUnix as u32 }>(sock, result, message_flags),
-        Slot::Receive => body::<{ Slot::Receive as u32 }>(sock, result, message_flags),
-        Slot::Receive6 => body::<{ Slot::Receive6 as u32 }>(sock, result, message_flags),
-        Slot::ReceiveUnix => body::<{ Slot::ReceiveUnix as u32 }>(sock, result, message_flags),
-        _ => body::<{ Slot::Send as u32 }>(sock, result, message_flags),
+        Slot::Send6 => body::<LOOPS, { Slot::Send6 as u32 }>(sock, result, message_flags),
+        Slot::SendUnix => body::<LOOPS, { Slot::SendUnix as u32 }>(sock, result, message_flags),
+        Slot::Receive => body::<LOOPS, { Slot::Receive as u32 }>(sock, result, message_flags),
+        Slot::Receive6 => body::<LOOPS, { Slot::Receive6 as u32 }>(sock, result, message_flags),
+        Slot::ReceiveUnix => {
+            body::<LOOPS, { Slot::ReceiveUnix as u32 }>(sock, result, message_flags)
+        }
+        _ => body::<LOOPS, { Slot::Send as u32 }>(sock, result, message_flags),
     };
     if left == WALK {
         frames::walk_frames(transfer.slot as u32);
@@ -202,7 +209,11 @@ const WALK: u32 = 1;
 /// A function of its own, because the 512 bytes of stack are for it and what it calls: the walk
 /// over frames has no room behind it.
 #[inline(never)]
-fn body<const SLOT: u32>(sock: *const u8, result: i32, message_flags: i32) -> u32 {
+fn body<const LOOPS: bool, const SLOT: u32>(
+    sock: *const u8,
+    result: i32,
+    message_flags: i32,
+) -> u32 {
     let (slot, direction) = match SLOT {
         1 => (Slot::Receive, Direction::Inbound),
         4 => (Slot::Send6, Direction::Outbound),
@@ -219,13 +230,13 @@ fn body<const SLOT: u32>(sock: *const u8, result: i32, message_flags: i32) -> u3
         slot,
     };
     match process::traced_unit() {
-        Some(traced) => try_handle(&transfer, traced).unwrap_or(DONE),
+        Some(traced) => try_handle::<LOOPS>(&transfer, traced).unwrap_or(DONE),
         None => DONE,
     }
 }
 
 #[inline(always)]
-fn try_handle(transfer: &Transfer, traced: TracedUnit) -> Option<u32> {
+fn try_handle<const LOOPS: bool>(transfer: &Transfer, traced: TracedUnit) -> Option<u32> {
     let unit = traced.unit;
     if transfer.message_flags & PEEK != 0 || transfer.sock.is_null() {
         return None;
@@ -258,9 +269,9 @@ fn try_handle(transfer: &Transfer, traced: TracedUnit) -> Option<u32> {
         sock.write_addresses(&mut state.addresses);
     }
     if traced.uses_tls && is_encrypted(transfer, sock, identity, state) {
-        return count_encrypted(transfer, sock, identity, traced, state);
+        return count_encrypted::<LOOPS>(transfer, sock, identity, traced, state);
     }
-    emit_data(transfer, sock, identity, traced, state)
+    emit_data::<LOOPS>(transfer, sock, identity, traced, state)
 }
 
 /// Whether a TLS library made or will read what was moved. Its probes report the plaintext.
@@ -294,7 +305,7 @@ fn is_encrypted(
 
 /// Counts what was moved. The end of the stream is that of the plaintext, too.
 #[inline(always)]
-fn count_encrypted(
+fn count_encrypted<const LOOPS: bool>(
     transfer: &Transfer,
     sock: Sock,
     identity: u64,
@@ -305,7 +316,7 @@ fn count_encrypted(
         let identity = plaintext_identity(identity);
         let plaintext = CONNECTIONS.get_ptr_mut(&identity)?;
         // SAFETY: as in `try_handle`.
-        return emit_data(transfer, sock, identity, traced, unsafe { &mut *plaintext });
+        return emit_data::<LOOPS>(transfer, sock, identity, traced, unsafe { &mut *plaintext });
     }
     connection::place(state, transfer.direction);
     let (moved, now_ns) = (transfer.result as u32, emit::now_ns());
@@ -363,7 +374,7 @@ pub(crate) fn announce(
 
 /// Captures what the budget allows and counts the rest.
 #[inline(always)]
-fn emit_data(
+fn emit_data<const LOOPS: bool>(
     transfer: &Transfer,
     sock: Sock,
     identity: u64,
@@ -403,7 +414,7 @@ fn emit_data(
         emit::count(reason);
     }
     if is_followed
-        || emit_turn(
+        || emit_turn::<LOOPS>(
             transfer, sock, identity, traced, state, &place, now_ns, buffer,
         )? == Spoken::Frames
     {
@@ -436,7 +447,7 @@ enum Spoken {
     clippy::too_many_arguments,
     reason = "one caller's locals; a struct would cost stack"
 )]
-fn emit_turn(
+fn emit_turn<const LOOPS: bool>(
     transfer: &Transfer,
     sock: Sock,
     identity: u64,
@@ -488,7 +499,7 @@ fn emit_turn(
             record.tail = tail;
             if config!(inject) == 1 {
                 let waiting = record.flags;
-                inject_context::moved(
+                inject_context::moved::<LOOPS>(
                     transfer.direction,
                     identity,
                     state,

@@ -62,6 +62,8 @@ enum Attachment {
 #[derive(Clone, Copy, Debug)]
 struct Hook {
     program: &'static str,
+    /// What stands in for it where headers are injected.
+    injecting: Option<&'static str>,
     symbol: &'static str,
     attachment: Attachment,
     /// Without it the path does not count as working. IPv6 and unix sockets may be compiled out.
@@ -72,9 +74,27 @@ struct Hook {
     is_passing: bool,
 }
 
+/// Which programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    Plain,
+    /// Those of header injection, where they differ.
+    Injecting,
+}
+
+impl Hook {
+    fn of(self, variant: Variant) -> Self {
+        match (variant, self.injecting) {
+            (Variant::Injecting, Some(program)) => Self { program, ..self },
+            _ => self,
+        }
+    }
+}
+
 const fn tracepoint(name: &'static str, required: bool) -> Hook {
     Hook {
         program: name,
+        injecting: None,
         symbol: name,
         attachment: Attachment::BtfTracepoint,
         required,
@@ -86,6 +106,7 @@ const fn tracepoint(name: &'static str, required: bool) -> Hook {
 const fn fexit(program: &'static str, symbol: &'static str, required: bool) -> Hook {
     Hook {
         program,
+        injecting: None,
         symbol,
         attachment: Attachment::Fexit,
         required,
@@ -97,6 +118,7 @@ const fn fexit(program: &'static str, symbol: &'static str, required: bool) -> H
 const fn kprobe(program: &'static str, symbol: &'static str, required: bool) -> Hook {
     Hook {
         program,
+        injecting: None,
         symbol,
         attachment: Attachment::Kprobe,
         required,
@@ -117,6 +139,14 @@ const fn unix(hook: Hook) -> Hook {
     }
 }
 
+/// A hook that another program stands in for where headers are injected.
+const fn receiving(hook: Hook, injecting: &'static str) -> Hook {
+    Hook {
+        injecting: Some(injecting),
+        ..hook
+    }
+}
+
 /// A hook whose symbol newer kernels do without.
 const fn passing(hook: Hook) -> Hook {
     Hook {
@@ -127,7 +157,10 @@ const fn passing(hook: Hook) -> Hook {
 
 const TRACEPOINTS: &[Hook] = &[
     tracepoint("sock_send_length", true),
-    tracepoint("sock_recv_length", true),
+    receiving(
+        tracepoint("sock_recv_length", true),
+        "sock_recv_length_injecting",
+    ),
 ];
 
 const FEXITS: &[Hook] = &[
@@ -136,9 +169,15 @@ const FEXITS: &[Hook] = &[
         ..fexit(UNIX_END, UNIX_END, false)
     },
     fexit("inet_sendmsg_exit", "inet_sendmsg", true),
-    fexit("inet_recvmsg_exit", "inet_recvmsg", true),
+    receiving(
+        fexit("inet_recvmsg_exit", "inet_recvmsg", true),
+        "inet_recvmsg_injecting",
+    ),
     fexit("inet6_sendmsg_exit", "inet6_sendmsg", false),
-    fexit("inet6_recvmsg_exit", "inet6_recvmsg", false),
+    receiving(
+        fexit("inet6_recvmsg_exit", "inet6_recvmsg", false),
+        "inet6_recvmsg_injecting",
+    ),
     passing(fexit("inet_sendpage_exit", "inet_sendpage", false)),
     passing(unix(fexit(
         "unix_stream_sendpage_exit",
@@ -150,11 +189,14 @@ const FEXITS: &[Hook] = &[
         "unix_stream_sendmsg",
         false,
     )),
-    unix(fexit(
-        "unix_stream_recvmsg_exit",
-        "unix_stream_recvmsg",
-        false,
-    )),
+    receiving(
+        unix(fexit(
+            "unix_stream_recvmsg_exit",
+            "unix_stream_recvmsg",
+            false,
+        )),
+        "unix_stream_recvmsg_injecting",
+    ),
 ];
 
 /// The entry halves first: a return without an entry is counted as lost.
@@ -226,6 +268,7 @@ pub fn attach_path(
     btf: &Btf,
     types: &KernelTypes,
     path: CapturePath,
+    variant: Variant,
 ) -> Result<Vec<Unattached>, AttachError> {
     let mut unattached = Vec::<Unattached>::new();
     for hook in path.hooks() {
@@ -243,7 +286,7 @@ pub fn attach_path(
             });
             continue;
         }
-        match attach(ebpf, btf, hook) {
+        match attach(ebpf, btf, &hook.of(variant)) {
             Ok(()) => {}
             Err(error) if hook.required => return Err(error),
             Err(error) => unattached.push(describe(hook, &error)),

@@ -100,7 +100,12 @@ pub const fn needed_by(field: KernelField) -> Feature {
         F::SockError => Feature::ConnectionError,
         F::RegistersGoroutine => Feature::Goroutines,
         F::SockBacklogLimit => Feature::OldConnectionRole,
-        F::SockUserData | F::SockWriteQueued | F::SockSendBuffer => Feature::HeaderInjection,
+        F::SockCookie
+        | F::SockUserData
+        | F::PsockStreamVerdict
+        | F::PsockSkbVerdict
+        | F::SockWriteQueued
+        | F::SockSendBuffer => Feature::HeaderInjection,
         F::SockOwned => Feature::TcpOption,
         F::TcpWriteSequence | F::TcpCopiedSequence => Feature::LocalWire,
         F::UnixPeer | F::UnixAddress | F::UnixAddressLength | F::UnixAddressName => {

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tracing::{debug, info, warn};
 
 use super::{
-    attach::{AttachError, CapturePath, Unattached, attach_always, attach_path, reason},
+    attach::{AttachError, CapturePath, Unattached, Variant, attach_always, attach_path, reason},
     btf::KernelTypes,
     features::Helpers,
     frames::Frames,
@@ -205,8 +205,13 @@ fn try_path<'a>(
         loader.load(&without_socket_map(OBJECT))
     }
     .map_err(PathError::Object)?;
-    let unattached =
-        attach_path(&mut ebpf, &kinds.btf, &kinds.types, path).map_err(PathError::Attach)?;
+    let variant = if config.inject == 1 && Helpers::of(&kinds.types).long_searches {
+        Variant::Injecting
+    } else {
+        Variant::Plain
+    };
+    let unattached = attach_path(&mut ebpf, &kinds.btf, &kinds.types, path, variant)
+        .map_err(PathError::Attach)?;
     Ok((ebpf, unattached))
 }
 
@@ -259,7 +264,17 @@ fn start_injection(
 const INJECTION_MAPS: &[&str] = &["ARMED", "WORK", "STARTED", "REQUESTS", "CALLS"];
 
 /// Maps that only injection of headers fills.
-const HEADER_MAPS: &[&str] = &["INJECTED_SOCKETS", "INJECTABLE", "LEAVING"];
+const HEADER_MAPS: &[&str] = &[
+    "INJECTED_SOCKETS",
+    "STREAMS",
+    "INJECTABLE",
+    "LEAVING",
+    "SERVING",
+    "BOUND",
+    "BORN",
+    "SERVED",
+    "GO_CALLS",
+];
 
 /// Maps that only TCP options fill.
 const OPTION_MAPS: &[&str] = &["RECEIVED", "PATHS"];

@@ -119,6 +119,7 @@ impl Injecting {
 fn mode(verdict: Verdict) -> Option<Mode> {
     match verdict {
         Verdict::Loop => Some(Mode::Loop),
+        Verdict::Goroutines => Some(Mode::Goroutines),
         Verdict::Threads => Some(Mode::Threads),
         Verdict::LeftAlone(_) => None,
     }

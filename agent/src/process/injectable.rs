@@ -11,6 +11,8 @@ use super::{Facts, Runtime};
 pub enum Verdict {
     /// Injected; nginx's rules say whom a call belongs to.
     Loop,
+    /// Injected; goroutines say whom a call belongs to.
+    Goroutines,
     /// Injected; threads say whom a call belongs to.
     Threads,
     /// Left alone, for this reason.
@@ -38,10 +40,9 @@ pub fn judge(facts: &Facts, are_waiting_bytes_told: bool) -> Verdict {
     if facts.runtime() == Runtime::Nginx {
         return Verdict::Loop;
     }
+    // Package `net` reads until it would block, and has no call that asks.
     if facts.runtime() == Runtime::Go {
-        return Verdict::LeftAlone(
-            "which request a goroutine works for is known only after its call has left",
-        );
+        return Verdict::Goroutines;
     }
     let name = facts.executable_name().map_or("", |name| {
         name.trim_end_matches(|character: char| character.is_ascii_digit() || character == '.')
@@ -59,7 +60,12 @@ pub fn judge(facts: &Facts, are_waiting_bytes_told: bool) -> Verdict {
 /// As [`judge`], for TCP options: they change nothing that a program can see, so all that matters
 /// is whether it can be told which request a call is made for.
 pub fn judge_option(facts: &Facts) -> Verdict {
-    judge(facts, true)
+    match judge(facts, true) {
+        Verdict::Goroutines => Verdict::LeftAlone(
+            "which goroutine a call belongs to is not known where packets are sized",
+        ),
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::Command};
 use serde::Deserialize;
 
 use crate::{
+    go::{self, Build},
     namespace::Namespace,
     process::{Process, crate_file},
     python,
@@ -114,12 +115,22 @@ impl Caller {
         Self::start(PathBuf::from("node"), "workloads/caller.js", port, &[])
     }
 
+    pub fn go(port: u16) -> Self {
+        let mut command = Command::new(go::server(Build::Stripped));
+        command.args(["-call", &format!("127.0.0.1:{port}")]);
+        Self::spawn(command)
+    }
+
     fn start(interpreter: PathBuf, script: &str, port: u16, more: &[&str]) -> Self {
         let mut command = Command::new(interpreter);
         command
             .arg(crate_file(script))
             .arg(port.to_string())
             .args(more);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut process = Process::spawn("caller", &mut command);
         process.json_line(0);
         Self { process, asked: 0 }

@@ -4,6 +4,8 @@
 //	           reverse proxy, from three goroutines at once, from a goroutine and one that it
 //	           starts, and from a goroutine that outlives the request
 //	/...       says the path
+//
+// With -call it is a client instead, see callWhenTold.
 package main
 
 import (
@@ -24,6 +26,7 @@ import (
 
 var (
 	backend    = flag.String("backend", "", "host:port that calls go to")
+	told       = flag.String("call", "", "host:port that is called when told; no server then")
 	background = flag.Duration("background", 0, "calls the backend this often, for no request")
 )
 
@@ -83,6 +86,10 @@ func later(path string) {
 
 func main() {
 	flag.Parse()
+	if *told != "" {
+		callWhenTold(*told)
+		return
+	}
 	proxied := proxy()
 	http.HandleFunc("/mixed/", func(w http.ResponseWriter, r *http.Request) {
 		path := strings.TrimPrefix(r.URL.Path, "/mixed")

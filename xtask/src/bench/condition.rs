@@ -24,6 +24,8 @@ use crate::{
 pub(super) enum Condition {
     /// The agent traces the program and exports its spans.
     Traced,
+    /// The same, and headers are put into the program's own requests.
+    Injecting,
     /// The agent's process is halted and its probes run, until the ring buffer is full and beyond:
     /// what the hooks cost, without the processor time of the agent.
     Halted,
@@ -34,11 +36,18 @@ pub(super) enum Condition {
 }
 
 impl Condition {
-    pub(super) const ALL: [Self; 4] = [Self::Traced, Self::Halted, Self::Filter, Self::Counting];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Traced,
+        Self::Injecting,
+        Self::Halted,
+        Self::Filter,
+        Self::Counting,
+    ];
 
     pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Traced => "traced",
+            Self::Injecting => "traced, headers injected",
             Self::Halted => "probes only, agent halted",
             Self::Filter => "probes that end at their filter",
             Self::Counting => "probes that only count",
@@ -72,9 +81,10 @@ impl Condition {
     /// Makes it hold for the program with this process id.
     pub(super) fn stand(self, parts: &Parts<'_>, subject: u32) -> Result<Standing> {
         match self {
-            Self::Traced => parts.trace(subject, None),
+            Self::Traced => parts.trace(subject, &[], None),
+            Self::Injecting => parts.trace(subject, &["--inject", "headers"], None),
             Self::Halted => {
-                let mut standing = parts.trace(subject, None)?;
+                let mut standing = parts.trace(subject, &[], None)?;
                 standing.process.signal("STOP")?;
                 standing.is_halted = true;
                 Ok(standing)
@@ -82,7 +92,7 @@ impl Condition {
             Self::Filter => {
                 let mut idle = Command::new("sleep");
                 let idle = Running::start("idle", parts.directory, idle.arg("infinity"))?;
-                parts.trace(idle.pid(), Some(idle))
+                parts.trace(idle.pid(), &[], Some(idle))
             }
             Self::Counting => parts.count(),
         }
@@ -90,15 +100,21 @@ impl Condition {
 }
 
 impl Parts<'_> {
-    /// With what else has to last as long as the agent.
-    fn trace(&self, pid: u32, idle: Option<Running>) -> Result<Standing> {
+    /// With more arguments, and with what else has to last as long as the agent.
+    fn trace(&self, pid: u32, more: &[&str], idle: Option<Running>) -> Result<Standing> {
         let sink = Sink::start()?;
         let endpoint = format!("http://127.0.0.1:{}", sink.port);
         let environment = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
         ];
-        let arguments = ["--pid", &pid.to_string(), "--exporter", "otlp"].map(str::to_owned);
+        let pid = pid.to_string();
+        let arguments = ["--pid", &pid, "--exporter", "otlp"];
+        let arguments: Vec<String> = arguments
+            .iter()
+            .chain(more)
+            .map(ToString::to_string)
+            .collect();
         // What an earlier agent left would look like this one's.
         for name in ["agent.ready", "agent.json"] {
             remove_file(&self.directory.join(name))?;

@@ -115,10 +115,15 @@ fn subjects(
     };
     for subject in subjects {
         let served = subject.start(directory, arguments.connections)?;
+        let measured: Vec<_> = conditions
+            .iter()
+            .copied()
+            .filter(|condition| subject.is_measured_with(*condition))
+            .collect();
         let rounds = Rounds {
             served: &served,
             parts: &parts,
-            conditions,
+            conditions: &measured,
             pairs: arguments.pairs,
             seconds: arguments.seconds,
         };

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::load::{self, Load};
+use super::{
+    condition::Condition,
+    load::{self, Load},
+};
 use crate::{
     child::{self, Running},
     steps::{self, Privilege},
@@ -23,6 +26,8 @@ pub(super) enum Subject {
     Http2,
     /// The same over TLS.
     NginxTls,
+    /// As `nginx`, in front of another one, which is not traced, over kept connections.
+    Proxy,
     /// A blocking thread for each connection, in Python's http.server, asked by wrk.
     Python,
     /// One request at a time on each connection, by redis-benchmark.
@@ -30,10 +35,11 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Nginx,
         Self::NginxTls,
         Self::Http2,
+        Self::Proxy,
         Self::Python,
         Self::Redis,
     ];
@@ -43,6 +49,7 @@ impl Subject {
             Self::Nginx => "nginx",
             Self::Http2 => "nginx, HTTP/2",
             Self::NginxTls => "nginx, HTTPS",
+            Self::Proxy => "nginx, proxy",
             Self::Python => "Python",
             Self::Redis => "Redis",
         }
@@ -51,17 +58,32 @@ impl Subject {
     /// Whether the agent knows the protocol, so that each request becomes a span.
     pub(super) const fn is_understood(self) -> bool {
         match self {
-            Self::Nginx | Self::NginxTls | Self::Http2 | Self::Python => true,
+            Self::Nginx | Self::NginxTls | Self::Http2 | Self::Proxy | Self::Python => true,
             Self::Redis => false,
         }
     }
 
+    /// Headers can be injected only where the program sends requests itself.
+    pub(super) fn is_measured_with(self, condition: Condition) -> bool {
+        condition != Condition::Injecting || self == Self::Proxy
+    }
+
     pub(super) fn start(self, directory: &Path, connections: u32) -> Result<Served> {
         let [port] = child::free_ports()?;
+        let mut upstream = None;
         let (program, port) = match self {
-            Self::Nginx => (start_nginx(directory, port, "")?, port),
-            Self::Http2 => (start_nginx(directory, port, " http2")?, port),
+            Self::Nginx => (start_nginx(directory, port, "", None)?, port),
+            Self::Http2 => (start_nginx(directory, port, " http2", None)?, port),
             Self::NginxTls => (start_nginx_tls(directory, port)?, port),
+            Self::Proxy => {
+                let [behind] = child::free_ports()?;
+                let place = directory.join("upstream");
+                fs::create_dir_all(&place).context("cannot make a directory")?;
+                let mut server = start_nginx(&place, behind, "", None)?;
+                server.wait_for_port(behind)?;
+                upstream = Some(server);
+                (start_nginx(directory, port, "", Some(behind))?, port)
+            }
             Self::Python => start_python(directory)?,
             Self::Redis => (start_redis(directory, port)?, port),
         };
@@ -71,6 +93,7 @@ impl Subject {
             port,
             connections,
             log: directory.join("h2load.log"),
+            _upstream: upstream,
             rate: FIRST_RATE,
         };
         served.program.wait_for_port(port)?;
@@ -91,6 +114,8 @@ pub(super) struct Served {
     connections: u32,
     /// Where h2load writes what each request took.
     log: PathBuf,
+    /// What the program asks. Ends after it.
+    _upstream: Option<Running>,
     /// Requests per second: redis-benchmark takes a number of requests and not a time.
     rate: f64,
 }
@@ -100,7 +125,7 @@ impl Served {
     pub(super) fn load(&self, seconds: u32) -> Result<Load> {
         let url = |path: &str| format!("http://127.0.0.1:{}{path}", self.port);
         match self.subject {
-            Subject::Nginx => load::wrk(&url("/"), self.connections, seconds),
+            Subject::Nginx | Subject::Proxy => load::wrk(&url("/"), self.connections, seconds),
             Subject::Http2 => load::h2load(&url("/"), self.connections, seconds, &self.log),
             Subject::NginxTls => {
                 let url = url("/").replace("http:", "https:");
@@ -135,9 +160,10 @@ http {
     uwsgi_temp_path @DIR@/uwsgi;
     scgi_temp_path @DIR@/scgi;
     keepalive_requests 1000000000;
+    @UPSTREAM@
     server {
         listen 127.0.0.1:@PORT@@OPTIONS@;
-        location / { default_type text/plain; return 200 'hello\\n'; }
+        location / { @LOCATION@ }
     }
 }
 ";
@@ -150,11 +176,26 @@ fn start_nginx_tls(directory: &Path, port: u16) -> Result<Running> {
         " ssl; ssl_certificate {directory_text}/own.crt; ssl_certificate_key \
          {directory_text}/own.key"
     );
-    start_nginx(directory, port, &tls)
+    start_nginx(directory, port, &tls, None)
 }
 
+/// With a small static reply, or with that of another server, asked over kept connections;
 /// `options` follow the port that it listens on.
-fn start_nginx(directory: &Path, port: u16, options: &str) -> Result<Running> {
+fn start_nginx(
+    directory: &Path,
+    port: u16,
+    options: &str,
+    upstream: Option<u16>,
+) -> Result<Running> {
+    let location = match upstream {
+        None => "default_type text/plain; return 200 'hello\\n';",
+        Some(_) => {
+            "proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection '';"
+        }
+    };
+    let upstream = upstream.map_or_else(String::new, |port| {
+        format!("upstream upstream {{ server 127.0.0.1:{port}; keepalive 64; }}")
+    });
     // Workers of a root nginx would otherwise become a user who may not enter the directory.
     let user = if Privilege::detect() == Privilege::Root {
         "user root;"
@@ -163,6 +204,8 @@ fn start_nginx(directory: &Path, port: u16, options: &str) -> Result<Running> {
     };
     let text = NGINX
         .replace("@USER@", user)
+        .replace("@UPSTREAM@", &upstream)
+        .replace("@LOCATION@", location)
         .replace("@DIR@", &directory.display().to_string())
         .replace("@OPTIONS@", options)
         .replace("@PORT@", &port.to_string());

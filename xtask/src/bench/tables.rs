@@ -100,6 +100,9 @@ fn summary(subjects: &[SubjectResult]) -> String {
             &|subject| cell(row(subject, Some(condition)).and_then(|row| row.ratio), 2),
         );
     }
+    line("headers injected, of traced", &|subject| {
+        of_traced(subject).map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+    });
     let agent = |value: &dyn Fn(&AgentCost) -> String, subject: &SubjectResult| {
         subject.agent.as_ref().map_or_else(|| "-".to_owned(), value)
     };
@@ -126,6 +129,13 @@ fn summary(subjects: &[SubjectResult]) -> String {
     });
     line("lost", &|subject| agent(&lost, subject));
     table.finish()
+}
+
+/// Throughput with injection by that of the agent alone, each by that without an agent in the runs
+/// beside it.
+fn of_traced(subject: &SubjectResult) -> Option<f64> {
+    let median = |condition| Some(row(subject, Some(condition))?.ratio?.median);
+    Some(median(Condition::Injecting)? / median(Condition::Traced)?)
 }
 
 fn lost(agent: &AgentCost) -> String {

@@ -3,21 +3,29 @@
 //! Prerequisites are found by trying: the programs are loaded and attached, and a trial with the
 //! agent's own sockets shows whether every byte arrives as it should ([`trial`]).
 
+mod adopt;
 mod cgroup;
 pub mod grammar;
 mod option;
 mod trial;
 
-use agent_common::injection::{GRAMMAR_BYTES, InjectionOutcome, OutgoingStream, process};
+use agent_common::injection::{
+    GRAMMAR_BYTES, InjectionOutcome, OutgoingStream, phase, process, proof,
+};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray, Queue, SkStorage, SockHash},
+    maps::{Array, HashMap, MapData, PerCpuArray, Queue, SockHash},
     programs::{CgroupAttachMode, SkMsg, SockOps},
 };
 
+use zerocopy::FromZeros as _;
+
 use super::maps::{take, total};
 use crate::event::ProcessId;
+
+/// `BPF_NOEXIST`: an entry that is there stays.
+const NO_EXIST: u64 = 1;
 
 /// What carries trace context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +51,7 @@ pub struct Injection {
 
 struct Headers {
     sockets: SockHash<MapData, u64>,
+    streams: HashMap<MapData, u64, OutgoingStream>,
     leaving: Queue<MapData, u64>,
     waiting_bytes: WaitingBytes,
 }
@@ -61,6 +70,8 @@ pub enum Mode {
     Threads,
     /// nginx's event loop.
     Loop,
+    /// Made by Go.
+    Goroutines,
 }
 
 impl Injection {
@@ -96,15 +107,27 @@ impl Injection {
         self.headers.as_ref().map(|headers| headers.waiting_bytes)
     }
 
-    /// Connections that the process begins from now on are injected into.
+    /// Connections that the process begins from now on are injected into, with headers those that
+    /// it has, too, once they have proven what they carry.
     pub fn arm(&mut self, process: ProcessId, mode: Mode, carriers: Carriers) -> Result<()> {
         let bit = |bit, is_set| if is_set { bit } else { 0 };
         let bits = bit(process::HEADERS, carriers.headers)
             | bit(process::OPTION, carriers.option)
-            | bit(process::LOOP, mode == Mode::Loop);
+            | bit(process::LOOP, mode == Mode::Loop)
+            | bit(process::GOROUTINES, mode == Mode::Goroutines);
+        let is_news = self.armed.get(&process.pid, 0).is_err();
         self.armed
             .insert(process.pid, bits, 0)
-            .with_context(|| format!("the table of injected processes refused {}", process.pid))
+            .with_context(|| format!("the table of injected processes refused {}", process.pid))?;
+        if let Some(headers) = self
+            .headers
+            .as_mut()
+            .filter(|_| is_news && carriers.headers)
+        {
+            adopt::each(process, |held| headers.join(held, bits))
+                .context("connections that are open already are left alone")?;
+        }
+        Ok(())
     }
 
     /// Connections that the process begins from now on are left alone, as are requests that it
@@ -142,7 +165,8 @@ impl Headers {
         reader
             .attach(sockets.fd())
             .context("cannot attach to the socket map")?;
-        let mut streams: SkStorage<MapData, OutgoingStream> = take(ebpf, "STREAMS")?.try_into()?;
+        let mut streams: HashMap<MapData, u64, OutgoingStream> =
+            take(ebpf, "STREAMS")?.try_into()?;
         let waiting_bytes = trial::run(&mut sockets, &mut streams)?;
         forget_counts(ebpf)?;
         let joiner: &mut SockOps = program(ebpf, "join_injected")?.try_into()?;
@@ -154,9 +178,32 @@ impl Headers {
             .context("cannot attach to the root of the control groups")?;
         Ok(Self {
             sockets,
+            streams,
             leaving: take(ebpf, "LEAVING")?.try_into()?,
             waiting_bytes,
         })
+    }
+}
+
+impl Headers {
+    /// Puts a socket into the map. Where the kernel refuses, the socket stays as it is.
+    fn join(&mut self, held: &adopt::Held, mode: u32) {
+        let mut stream = OutgoingStream::new_zeroed();
+        stream.connection = held.cookie;
+        stream.phase = phase::AWAITED;
+        stream.proof = proof::WANTED;
+        stream.mode = u8::try_from(mode).unwrap_or_default();
+        // One that was begun under the agent is there already.
+        if self.streams.insert(held.cookie, stream, NO_EXIST).is_err() {
+            return;
+        }
+        if let Err(error) = self
+            .sockets
+            .insert(held.cookie, held.descriptor(), NO_EXIST)
+        {
+            tracing::debug!(%error, "an open connection is left alone");
+            let _ = self.streams.remove(&held.cookie);
+        }
     }
 }
 

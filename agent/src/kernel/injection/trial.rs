@@ -13,7 +13,7 @@ use std::{
 
 use agent_common::injection::{HEADER_BYTES, OutgoingStream};
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{MapData, SkStorage, SockHash};
+use aya::maps::{HashMap, MapData, SockHash};
 use rustix::{io::ioctl_fionread, net::sockopt::socket_cookie};
 use zerocopy::FromZeros as _;
 
@@ -22,13 +22,10 @@ use super::WaitingBytes;
 /// Far longer than bytes take on the loopback interface.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Attempts to keep state with a socket.
-const ATTEMPTS: u32 = 20;
-
 /// Sends what programs send, in the ways they send it, and compares what arrives.
 pub(super) fn run(
     sockets: &mut SockHash<MapData, u64>,
-    streams: &mut SkStorage<MapData, OutgoingStream>,
+    streams: &mut HashMap<MapData, u64, OutgoingStream>,
 ) -> Result<WaitingBytes> {
     let mut waiting = WaitingBytes::Told;
     for (name, pieces, expected) in cases() {
@@ -37,6 +34,7 @@ pub(super) fn run(
         let outcome = pair.send(&pieces, expected, &mut waiting);
         // The socket leaves the map with its end, too.
         let _ = sockets.remove(&cookie);
+        let _ = streams.remove(&cookie);
         outcome.with_context(|| format!("a trial with the agent's own sockets failed: {name}"))?;
     }
     Ok(waiting)
@@ -99,7 +97,7 @@ struct Pair {
 impl Pair {
     fn open(
         sockets: &mut SockHash<MapData, u64>,
-        streams: &mut SkStorage<MapData, OutgoingStream>,
+        streams: &mut HashMap<MapData, u64, OutgoingStream>,
     ) -> Result<Self> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen for the trial")?;
@@ -114,14 +112,9 @@ impl Pair {
         let mut stream = OutgoingStream::new_zeroed();
         stream.connection = cookie;
         stream.is_trial = 1;
-        // The kernel may find no memory at once (`kmalloc_nolock` gives up when it would wait).
-        let mut kept = streams.insert(&client, stream, 0);
-        for _ in 0..ATTEMPTS {
-            if kept.is_err() {
-                kept = streams.insert(&client, stream, 0);
-            }
-        }
-        kept.context("cannot keep state with a socket")?;
+        streams
+            .insert(cookie, stream, 0)
+            .context("cannot keep state of a socket")?;
         sockets
             .insert(cookie, client.as_raw_fd(), 0)
             .context("cannot put a socket into the map")?;
