@@ -4,8 +4,7 @@ const grpc = require('@grpc/grpc-js');
 
 const KINDS = ['Unary', 'Collect', 'Watch', 'Chat', 'Missing', 'Broken', 'Slow', 'Gone'];
 const NUMBERS = 4000;
-// Node 20's http2 was seen to stall when many streams waited for room in the connection's window.
-const LARGE = 500;
+const LARGE = 20000;
 const DEADLINE_MS = 50;
 const bytes = (value) => value;
 const NAMES = Object.fromEntries(Object.entries(grpc.status).map(([name, code]) => [code, name]));
@@ -34,8 +33,8 @@ function serve(kind, call) {
     if (kind === 'Slow') return;
     call.write(Buffer.alloc(kind === 'Watch' ? LARGE : 5, 'a'));
     if (kind === 'Watch') {
-      setTimeout(() => call.write(Buffer.from('more')), 10);
-      setTimeout(() => { call.write(Buffer.from('more')); call.end(); }, 20);
+      const more = (then) => setTimeout(() => call.write(Buffer.from('more'), then), 10);
+      more(() => more(() => call.end()));
     } else if (kind === 'Broken') fail(grpc.status.INTERNAL);
     else if (kind !== 'Gone') call.end();
   });
