@@ -71,6 +71,8 @@ struct Node<T> {
     /// The exchange this one was made for, or the other end of its connection.
     caller: Option<(NodeKey, Evidence)>,
     wire: Option<WireKey>,
+    /// The exchange as the other end of its connection sees it.
+    opposite: Option<NodeKey>,
     /// How long a server's request waits for its client.
     hold_ns: u64,
     /// Whose call this is will be known when a request is answered.
@@ -175,6 +177,7 @@ impl<T> Stitcher<T> {
             carried: None,
             caller,
             wire,
+            opposite: None,
             hold_ns: match other_end {
                 OtherEnd::Unknown => HOLD_NS,
                 OtherEnd::Traced => TRACED_HOLD_NS,
@@ -401,6 +404,11 @@ impl<T> Stitcher<T> {
             .is_some_and(|node| node.end_ns.is_none())
     }
 
+    /// The same exchange as the other end of its connection sees it, where that is known.
+    pub fn opposite(&self, key: NodeKey) -> Option<NodeKey> {
+        self.nodes.get(key).and_then(|node| node.opposite)
+    }
+
     /// The exchange a client call was made for.
     pub fn caller(&self, key: NodeKey) -> Option<NodeKey> {
         self.nodes
@@ -457,6 +465,10 @@ impl<T> Stitcher<T> {
         self.adopt(client);
         if let Some(node) = self.nodes.get_mut(server) {
             node.caller = Some((client, Evidence::LocalWire));
+            node.opposite = Some(client);
+        }
+        if let Some(node) = self.nodes.get_mut(client) {
+            node.opposite = Some(server);
         }
         self.suggest_upwards(server, client);
     }

@@ -6,6 +6,7 @@ use opentelemetry::{SpanId, TraceId};
 use rustc_hash::FxHashMap;
 
 use super::{
+    both_ends::BothEnds,
     carried,
     facts::ConnectionFacts,
     watchdog::{Carried, End},
@@ -88,6 +89,7 @@ pub(super) struct Exchanges {
     /// Calls that ended and were not asked for yet.
     calls: VecDeque<Call>,
     starts: Starts<NodeKey>,
+    pub(super) both_ends: BothEnds,
     pub(super) goroutines: Goroutines<NodeKey>,
 }
 
@@ -317,7 +319,12 @@ impl Exchanges {
                     end_ns,
                     details,
                 };
-                stitcher.handle_ended(open.node, end_ns, finished);
+                if connection.multiplexed {
+                    self.both_ends
+                        .handle_finished(open.node, end_ns, finished, stitcher);
+                } else {
+                    stitcher.handle_ended(open.node, end_ns, finished);
+                }
             }
         }
         self.tell_verdicts(stitcher);
@@ -385,6 +392,7 @@ impl Exchanges {
     /// Time passes.
     pub(super) fn handle_tick(&mut self, now_ns: u64, stitcher: &mut Stitcher<Finished>) {
         self.starts.handle_tick(now_ns);
+        self.both_ends.handle_tick(now_ns, stitcher);
         self.tell_verdicts(stitcher);
     }
 
@@ -424,6 +432,7 @@ impl Exchanges {
             && self.minted.is_empty()
             && self.carried.is_empty()
             && self.starts.is_empty()
+            && self.both_ends.is_empty()
             && self.goroutines.is_empty()
     }
 

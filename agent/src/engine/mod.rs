@@ -5,6 +5,7 @@
 //! 2. [`Engine::poll_command`] until `None`, and answer what it asks;
 //! 3. [`Engine::take_spans`].
 
+mod both_ends;
 mod carried;
 mod exchange;
 mod facts;
@@ -348,6 +349,9 @@ impl Engine {
         for id in self.connections.ids() {
             self.end_connection(id, now_ns);
         }
+        self.exchanges
+            .both_ends
+            .handle_tick(u64::MAX, &mut self.stitcher);
         self.stitcher.flush();
         self.finish_spans();
     }

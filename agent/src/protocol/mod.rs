@@ -11,6 +11,7 @@
 pub mod detect;
 pub mod http1;
 pub mod http2;
+pub mod other_end;
 pub mod reader;
 mod semantics;
 #[cfg(test)]

@@ -9,6 +9,12 @@ use crate::span::{
     attribute::{self, Attribute, Value},
 };
 
+/// What of an exchange was not observed, as `ebpf_agent.unobserved` says it, in the order of time.
+pub(super) const REQUEST_HEAD: &str = "request_head";
+pub(super) const RESPONSE: &str = "response";
+pub(super) const RESPONSE_END: &str = "response_end";
+pub(super) const RPC_STATUS: &str = "rpc_status";
+
 pub(super) fn push(attributes: &mut Vec<Attribute>, key: &'static str, value: impl Into<Value>) {
     attributes.push(Attribute::new(key, value));
 }

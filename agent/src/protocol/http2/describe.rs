@@ -8,8 +8,8 @@ use compact_str::CompactString;
 use super::grpc::{self, Rpc};
 use super::stream::{Request, Stream};
 use crate::protocol::semantics::{
-    Ends, Server, forwarded_scheme, is_error, known_method, known_scheme, push, push_client,
-    push_peer, size_value, status_text,
+    Ends, REQUEST_HEAD, RESPONSE, RESPONSE_END, RPC_STATUS, Server, forwarded_scheme, is_error,
+    known_method, known_scheme, push, push_client, push_peer, size_value, status_text,
 };
 use crate::span::attribute::{self, Attribute};
 use crate::span::{Details, Kind, Status, redact};
@@ -30,12 +30,6 @@ pub(super) enum Outcome {
     /// The end was not observed.
     Unobserved,
 }
-
-/// What of a stream was not observed, in the order of time.
-const REQUEST_HEAD: &str = "request_head";
-const RESPONSE: &str = "response";
-const RESPONSE_END: &str = "response_end";
-const RPC_STATUS: &str = "rpc_status";
 
 pub(super) fn details(
     ends: &Ends,

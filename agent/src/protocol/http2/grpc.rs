@@ -87,9 +87,15 @@ pub(super) fn status_name(code: u64) -> Cow<'static, str> {
         .map_or_else(|| Cow::Owned(code.to_string()), |name| Cow::Borrowed(*name))
 }
 
+/// The code of a name that [`status_name`] gave.
+pub(in crate::protocol) fn code_of(name: &str) -> Option<u64> {
+    let found = NAMES.iter().position(|known| *known == name);
+    found.map(|code| code as u64).or_else(|| name.parse().ok())
+}
+
 /// For a client anything but OK is an error; for a server what is its own doing: UNKNOWN,
 /// `DEADLINE_EXCEEDED`, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, `DATA_LOSS`, and what is no code.
-pub(super) const fn is_error(kind: Kind, code: u64) -> bool {
+pub(in crate::protocol) const fn is_error(kind: Kind, code: u64) -> bool {
     match kind {
         Kind::Client => code != 0,
         Kind::Server => matches!(code, 2 | 4 | 12 | 13 | 14 | 15 | 17..),

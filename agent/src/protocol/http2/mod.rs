@@ -51,7 +51,7 @@ mod describe;
 mod exchange;
 mod field;
 mod frame;
-mod grpc;
+pub(super) mod grpc;
 mod hpack;
 mod huffman;
 mod stream;
