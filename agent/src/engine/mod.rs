@@ -451,8 +451,18 @@ impl Engine {
         let Some(connection) = connection else { return };
         connection.handle_plaintext(opened);
         self.observe(id);
+        if opened.role == Role::Client {
+            self.connections.note_client(id);
+        }
         if self.connections.len() > before {
             self.meet_connection(process);
+            let is_complete = opened.origins != [0; 2];
+            if opened.role == Role::Server && is_complete && self.lost_ns.is_none() {
+                let other_end = self.connections.other_end(opened.endpoints);
+                if let Some(connection) = self.connections.get(id) {
+                    connection.other_end = other_end;
+                }
+            }
         }
     }
 
