@@ -541,13 +541,17 @@ fn wire_key(connection: &ConnectionFacts, origin: Origin, position: u64) -> Opti
         };
     }
     match (connection.endpoints, connection.kind) {
-        (Endpoints::Unknown, _) => None,
         (Endpoints::Inet { .. }, _) if origin.tcp_sequence == 0 => None,
         (Endpoints::Inet { local, remote, .. }, _) => Some(WireKey::Tcp {
             client: client(local, remote),
             sequence: origin.sequence_at(position),
         }),
-        (Endpoints::Unix { local: 0, .. } | Endpoints::Unix { remote: 0, .. }, _) => None,
+        (
+            Endpoints::Unknown
+            | Endpoints::Unix { local: 0, .. }
+            | Endpoints::Unix { remote: 0, .. },
+            _,
+        ) => None,
         (Endpoints::Unix { local, remote }, Kind::Client) => Some(WireKey::Unix {
             client: local,
             server: remote,

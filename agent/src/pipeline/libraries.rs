@@ -185,14 +185,12 @@ impl Libraries {
         }
         match read(path) {
             Ok(Some(library)) => {
-                let probes = self.probe(pid, path, &library);
-                let pids = HashSet::from([pid]);
-                let probed = Probed {
+                let found = Probed {
                     content,
-                    probes,
-                    pids,
+                    probes: self.probe(pid, path, &library),
+                    pids: HashSet::from([pid]),
                 };
-                self.probed.insert(content.file, probed);
+                self.probed.insert(content.file, found);
             }
             Ok(None) => self.note_other(content),
             Err(error) => {

@@ -35,8 +35,8 @@ const ROWS: [Row; 12] = [
 ];
 
 /// From the paths of the executable and of what else is mapped, the executable first.
-pub fn describe<'a>(paths: impl Iterator<Item = &'a str>) -> Option<Described> {
-    paths.filter_map(recognise).next()
+pub fn describe<'a>(mut paths: impl Iterator<Item = &'a str>) -> Option<Described> {
+    paths.find_map(recognise)
 }
 
 fn recognise(path: &str) -> Option<Described> {

@@ -54,7 +54,7 @@ const SYMBOL_BYTES: u64 = 64 << 20;
 /// Whose functions they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
-    /// Or BoringSSL, LibreSSL, AWS-LC, which have the same ones.
+    /// Or `BoringSSL`, `LibreSSL`, AWS-LC, which have the same ones.
     OpenSsl,
     GnuTls,
 }
@@ -238,12 +238,12 @@ mod tests {
 
     /// The agent's own test program has no OpenSSL in it, and is no crash.
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test reads a file of this machine"
+    )]
     fn a_program_without() {
         let own = std::env::current_exe().expect("a running program has a file");
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a test reads a file of this machine"
-        )]
         let bytes = std::fs::read(own).expect("it can be read");
         assert_eq!(find(bytes.as_slice()), Ok(None));
         assert!(find(&bytes[..100]).is_err());
