@@ -15,6 +15,7 @@
 use agent_common::{
     connection::{Carried, ConnectionState, Direction, PlaintextOpened, Role, plaintext_identity},
     drop_reason::DropReason,
+    frames::{PREFACE_BYTES, PREFACE_WORD},
     limits,
     payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
     record::RecordKind,
@@ -590,7 +591,13 @@ fn plaintext(data: &Plaintext<'_>) -> Option<()> {
     let traced = process::traced_unit()?;
     let state = state(data, traced)?;
     state.unit = traced.unit;
-    let place = connection::place(state, data.direction);
+    let mut place = connection::place(state, data.direction);
+    if place.position == 0 && begins_frames(data) {
+        state.frames = WHOLE_CALLS;
+    }
+    if state.frames == WHOLE_CALLS {
+        place.budget = limits::CAPTURE_BYTES as u32;
+    }
     let mut now_ns = emit::now_ns();
     let mut tail = [0; 8];
     let buffer = if data.call.buffer == 0 {
@@ -627,6 +634,21 @@ fn plaintext(data: &Plaintext<'_>) -> Option<()> {
     }
     connection::advance(state, data.direction, data.moved, now_ns, tail);
     Some(())
+}
+
+/// Stands in [`ConnectionState::frames`] of plaintext that is HTTP/2: each call is captured from its
+/// beginning, whatever the turn, because header fields refer to those before.
+const WHOLE_CALLS: u8 = 2;
+
+/// Whether the first bytes are a client's preface of HTTP/2.
+#[inline(always)]
+fn begins_frames(data: &Plaintext<'_>) -> bool {
+    if data.call.buffer == 0 || data.moved < PREFACE_BYTES {
+        return false;
+    }
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    let word = unsafe { bpf_probe_read_user(data.call.buffer as *const u64) };
+    word == Ok(u64::from_ne_bytes(PREFACE_WORD))
 }
 
 #[inline(always)]
@@ -683,6 +705,7 @@ fn state(data: &Plaintext<'_>, traced: TracedUnit) -> Option<&'static mut Connec
     };
     state.turn_captured = 0;
     state.turns = 0;
+    state.frames = 0;
     if is_proven {
         announce(data.session, state);
     } else {

@@ -396,7 +396,8 @@ impl Engine {
         connection.handle_data(data, now_ns);
         let kind = connection.kind();
         let is_multiplexed = connection.is_multiplexed();
-        match connection.take_framing() {
+        // Frames of plaintext are not followed: its calls are captured whole instead.
+        match connection.take_framing().filter(|_| !data.plaintext) {
             Some(Framing::Frames) => self.commands.push_back(Command::FollowFrames(id)),
             Some(Framing::Other) => self.commands.push_back(Command::LeaveFrames(id)),
             None => {}
