@@ -9,6 +9,7 @@ mod both_ends;
 mod carried;
 mod exchange;
 mod facts;
+mod plaintext;
 pub mod replay;
 mod spans;
 mod watchdog;
@@ -28,8 +29,8 @@ use crate::{
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
-        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted,
-        PlaintextOpened, ProcessId, Role, Traced, Unit, clock::WallClock, decode,
+        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted, ProcessId,
+        Role, Traced, Unit, clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
     sample::Sampler,
@@ -382,7 +383,7 @@ impl Engine {
                 .goroutines
                 .handle_seen(unit.process, task, data.task_ids, now_ns);
         }
-        if is_handshake(data) {
+        if plaintext::is_handshake(data) {
             self.commands.push_back(Command::NoteTls(unit.process));
         }
         let before = self.connections.len();
@@ -433,38 +434,6 @@ impl Engine {
         }
         self.observe(id);
         self.connections.update_ask(id, now_ns);
-    }
-
-    /// A TLS session is known to travel on a connection; its plaintext follows.
-    fn handle_plaintext(&mut self, opened: &PlaintextOpened, now_ns: u64) {
-        let (id, process) = (opened.connection, opened.unit.process);
-        let is_reused = self
-            .connections
-            .get(id)
-            .is_some_and(|before| before.is_elsewhere(opened.endpoints));
-        if is_reused {
-            self.end_connection(id, now_ns);
-        }
-        let before = self.connections.len();
-        let connection =
-            self.connections
-                .get_or_insert(id, opened.unit, opened.endpoints, opened.role, now_ns);
-        let Some(connection) = connection else { return };
-        connection.handle_plaintext(opened);
-        self.observe(id);
-        if opened.role == Role::Client {
-            self.connections.note_client(id);
-        }
-        if self.connections.len() > before {
-            self.meet_connection(process);
-            let is_complete = opened.origins != [0; 2];
-            if opened.role == Role::Server && is_complete && self.lost_ns.is_none() {
-                let other_end = self.connections.other_end(opened.endpoints);
-                if let Some(connection) = self.connections.get(id) {
-                    connection.other_end = other_end;
-                }
-            }
-        }
     }
 
     fn meet_connection(&mut self, process: ProcessId) {
@@ -628,13 +597,5 @@ impl Engine {
     }
 }
 
-/// Whether a connection begins as TLS does (RFC 8446, section 5.1: a record of type handshake).
-fn is_handshake(data: &Data<'_>) -> bool {
-    const HANDSHAKE: &[u8] = &[22, 3];
-    data.position == 0 && !data.plaintext && data.bytes.starts_with(HANDSHAKE)
-}
-
-#[cfg(test)]
-mod plaintext_tests;
 #[cfg(test)]
 mod tests;

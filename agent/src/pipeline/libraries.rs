@@ -154,7 +154,11 @@ impl Libraries {
         }
         self.places.insert(namespace, pid);
         for directory in DIRECTORIES {
-            let Ok(entries) = fs::read_dir(format!("/proc/{pid}/root/{directory}")) else {
+            let Ok(entries) = fs::read_dir(
+                Path::new("/proc")
+                    .join(format!("{pid}/root"))
+                    .join(directory),
+            ) else {
                 continue;
             };
             for entry in entries.flatten() {

@@ -49,7 +49,7 @@ fn recognise(path: &str) -> Option<Described> {
     });
     let (row, rest) = found?;
     let version = match row.name {
-        // Their directories are named for it: `java-17-openjdk-amd64`, `Microsoft.NETCore.App/8.0.1`.
+        // Directories named for it: `java-17-openjdk-amd64`, `Microsoft.NETCore.App/8.0.1`.
         "Java" | ".NET" => directory.split(['/', '-']).rfind(|part| is_version(part)),
         _ => Some(leading_version(rest)),
     };

@@ -10,7 +10,7 @@ use agent_common::{
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use super::{Command, Config, Engine};
+use super::super::{Command, Config, Engine};
 use crate::{
     event::Role,
     self_metrics::SelfMetrics,

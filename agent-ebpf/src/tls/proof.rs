@@ -1,0 +1,208 @@
+//! Sessions whose encrypted bytes the program moves itself: whose connection is whose.
+
+use agent_common::{
+    connection::{Carried, ConnectionState, Direction, plaintext_identity},
+    limits,
+};
+use aya_ebpf::helpers::bpf_probe_read_user;
+
+use super::{Binding, Received, SocketCall, TlsSession, TlsThread, key, plaintext::announce};
+use crate::{
+    maps::{CONNECTIONS, TLS_SESSIONS},
+    read::{sock::Sock, task},
+    scratch::copy_words,
+    user_buffer,
+};
+
+/// Types of records (RFC 8446, section 5.1), and the version that all of them but the first name.
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+const VERSION: [u8; 2] = [3, 3];
+
+/// Longest record (RFC 5246, section 6.2.3), and the most plaintext in one.
+const RECORD_BYTES: u16 = (1 << 14) + 2048;
+const RECORD_PLAINTEXT: u32 = 1 << 14;
+
+/// What ciphers add to the plaintext of a record: with TLS 1.3 a byte of type and a tag, with TLS
+/// 1.2 a tag, and for AES-GCM a nonce. Block ciphers add what depends on the length, and prove
+/// nothing.
+const ADDED: [u32; 3] = [17, 16, 24];
+
+/// A program moved bytes of a connection that may be that of a session whose bytes it handles
+/// itself.
+#[inline(always)]
+pub(super) fn observe(
+    thread: &mut TlsThread,
+    state: &mut ConnectionState,
+    sock: Sock,
+    socket: &SocketCall,
+) {
+    let Some(address) = user_buffer::first_byte() else {
+        return;
+    };
+    let is_inbound = matches!(socket.direction, Direction::Inbound);
+    if socket.position == 0 {
+        // SAFETY: the helper checks the address and fails instead of faulting.
+        let Ok([kind, major]) = (unsafe { bpf_probe_read_user(address as *const [u8; 2]) }) else {
+            return;
+        };
+        if kind != HANDSHAKE || major != VERSION[0] {
+            return;
+        }
+        if state.carried == Carried::Own as u8 {
+            state.carried = Carried::Unproven as u8;
+        }
+        if !is_inbound {
+            claim(thread, sock, socket);
+        }
+        return;
+    }
+    let lengths = record_lengths(address, socket.moved);
+    if is_inbound {
+        thread.received = Received {
+            connection: socket.connection,
+            origin: socket.origin,
+            sequence: socket.sequence,
+            lengths,
+        };
+    } else if let Some(session) = last_session(thread) {
+        let written = core::mem::replace(&mut thread.written, 0);
+        if prove(session, socket, &lengths, written) {
+            state.carried = Carried::Encrypted as u8;
+        }
+    }
+}
+
+/// The session that the thread used last.
+#[inline(always)]
+fn last_session(thread: &TlsThread) -> Option<&'static mut TlsSession> {
+    // SAFETY: as in `session`.
+    TLS_SESSIONS
+        .get_ptr_mut(&key(thread.last_object))
+        .map(|session| unsafe { &mut *session })
+}
+
+/// A connection's first bytes leave right after a call of a session that has no connection.
+#[inline(always)]
+fn claim(thread: &TlsThread, sock: Sock, socket: &SocketCall) {
+    let Some(session) = last_session(thread) else {
+        return;
+    };
+    let identity = plaintext_identity(socket.connection);
+    // SAFETY: only presence is used here.
+    let is_in_use = unsafe { CONNECTIONS.get(&session.identity) }.is_some();
+    if session.binding == Binding::None as u8 && !is_in_use {
+        session.binding = Binding::Claimed as u8;
+        session.identity = identity;
+        session.origins[Direction::Outbound as usize] = socket.origin;
+        session.descriptor = task::descriptor();
+        session.waiting = sock.waiting_flags();
+    }
+}
+
+/// Lengths of the records of application data that begin at an address; 0 behind them.
+#[inline(always)]
+fn record_lengths(address: u64, moved: u32) -> [u16; limits::TLS_RECORDS] {
+    const HEADER_BYTES: u32 = 5;
+
+    let mut lengths = [0; limits::TLS_RECORDS];
+    let mut offset = 0;
+    for length in &mut lengths {
+        if offset + HEADER_BYTES > moved {
+            break;
+        }
+        let place = (address + u64::from(offset)) as *const [u8; HEADER_BYTES as usize];
+        // SAFETY: the helper checks the address and fails instead of faulting.
+        let Ok([kind, major, minor, high, low]) = (unsafe { bpf_probe_read_user(place) }) else {
+            break;
+        };
+        let bytes = u16::from_be_bytes([high, low]);
+        let is_record = (CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&kind)
+            && [major, minor] == VERSION
+            && bytes <= RECORD_BYTES;
+        if !is_record {
+            break;
+        }
+        if kind == APPLICATION_DATA {
+            *length = bytes;
+        }
+        offset += HEADER_BYTES + u32::from(bytes);
+    }
+    lengths
+}
+
+/// Whether a session's connection is proven by this: it was claimed before, and one of the records
+/// on it is as long as what went through the session at that moment.
+#[inline(always)]
+fn prove(
+    session: &mut TlsSession,
+    socket: &SocketCall,
+    lengths: &[u16; limits::TLS_RECORDS],
+    plaintext: u32,
+) -> bool {
+    if session.binding != Binding::Claimed as u8
+        || session.identity != plaintext_identity(socket.connection)
+        || plaintext == 0
+    {
+        return false;
+    }
+    let in_record = if plaintext > RECORD_PLAINTEXT {
+        RECORD_PLAINTEXT
+    } else {
+        plaintext
+    };
+    let mut matches = false;
+    for length in lengths {
+        let added = u32::from(*length).wrapping_sub(in_record);
+        matches |= added == ADDED[0] || added == ADDED[1] || added == ADDED[2];
+    }
+    if matches {
+        session.binding = Binding::Proven as u8;
+        session.origins[socket.direction as usize] = socket.origin;
+        tell_proven(session);
+    }
+    matches
+}
+
+/// Plaintext that was reported without addresses has them now.
+#[inline(always)]
+fn tell_proven(session: &TlsSession) {
+    let identity = session.identity;
+    let Some(state) = CONNECTIONS.get_ptr_mut(&identity) else {
+        return;
+    };
+    let Some(carrier) = CONNECTIONS.get_ptr_mut(&plaintext_identity(identity)) else {
+        return;
+    };
+    // SAFETY: pointers into the map's values; wire types, aligned to 8.
+    let state = unsafe {
+        copy_words(&raw mut (*state).addresses, &raw const (*carrier).addresses);
+        (*state).role = (*carrier).role;
+        (*state).carried = Carried::Own as u8;
+        &*state
+    };
+    announce(session, state);
+}
+
+/// A session gave plaintext: of what was received just now, if its connection is proven by that.
+#[inline(always)]
+pub(super) fn prove_received(session: &mut TlsSession, call: &mut TlsThread, moved: u32) {
+    let received = call.received;
+    let socket = SocketCall {
+        connection: received.connection,
+        direction: Direction::Inbound,
+        moved: 0,
+        position: 0,
+        sequence: received.sequence,
+        origin: received.origin,
+    };
+    if !prove(session, &socket, &received.lengths, moved) {
+        return;
+    }
+    call.sequence = received.sequence;
+    if let Some(carrier) = CONNECTIONS.get_ptr_mut(&received.connection) {
+        // SAFETY: a pointer into the map's value; one byte is written.
+        unsafe { (*carrier).carried = Carried::Encrypted as u8 };
+    }
+}

@@ -1,0 +1,47 @@
+//! TLS sessions: which connection one travels on. Pure.
+
+use super::Engine;
+use crate::event::{Data, PlaintextOpened, Role};
+
+impl Engine {
+    /// A TLS session is known to travel on a connection; its plaintext follows.
+    pub(super) fn handle_plaintext(&mut self, opened: &PlaintextOpened, now_ns: u64) {
+        let (id, process) = (opened.connection, opened.unit.process);
+        let is_reused = self
+            .connections
+            .get(id)
+            .is_some_and(|before| before.is_elsewhere(opened.endpoints));
+        if is_reused {
+            self.end_connection(id, now_ns);
+        }
+        let before = self.connections.len();
+        let connection =
+            self.connections
+                .get_or_insert(id, opened.unit, opened.endpoints, opened.role, now_ns);
+        let Some(connection) = connection else { return };
+        connection.handle_plaintext(opened);
+        self.observe(id);
+        if opened.role == Role::Client {
+            self.connections.note_client(id);
+        }
+        if self.connections.len() > before {
+            self.meet_connection(process);
+            let is_complete = opened.origins != [0; 2];
+            if opened.role == Role::Server && is_complete && self.lost_ns.is_none() {
+                let other_end = self.connections.other_end(opened.endpoints);
+                if let Some(connection) = self.connections.get(id) {
+                    connection.other_end = other_end;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a connection begins as TLS does (RFC 8446, section 5.1: a record of type handshake).
+pub(super) fn is_handshake(data: &Data<'_>) -> bool {
+    const HANDSHAKE: &[u8] = &[22, 3];
+    data.position == 0 && !data.plaintext && data.bytes.starts_with(HANDSHAKE)
+}
+
+#[cfg(test)]
+mod tests;
