@@ -74,7 +74,7 @@ fn ask_in_many_ways(pki: &Pki, twin: Twin, port: u16) {
 }
 
 fn all_said(traced: &Traced, kind: &str) -> Vec<BTreeMap<String, String>> {
-    let mut spans: Vec<Span> = traced.spans.to_vec();
+    let mut spans: Vec<Span> = traced.spans.clone();
     spans.retain(|span| span.kind == kind);
     spans.sort_by_key(|span| span.start_ns);
     spans.iter().map(said).collect()
@@ -197,7 +197,7 @@ const RUBY: &str = "
     end
 ";
 
-/// Clients of Python, Ruby and wget, which uses GnuTLS, keep or do not keep their connection: each
+/// Clients of Python, Ruby and wget, which uses `GnuTLS`, keep or do not keep their connection: each
 /// request has its span at both ends, joined.
 #[test]
 fn clients_of_many_libraries() {
@@ -318,10 +318,10 @@ fn a_library_that_is_loaded_late() {
 /// no program ends. Every other agent is killed.
 #[test]
 fn probes_that_come_and_go_break_nothing() {
-    require_root!();
     const ROUNDS: usize = 25;
     const AT_ONCE: usize = 4;
 
+    require_root!();
     let pki = Pki::new();
     let back = Twin::Tls.server(Runtime::Node, "back", &pki).start();
     let nginx = NginxTls::in_front_of(&pki, Twin::Tls, back.port());
