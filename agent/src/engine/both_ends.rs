@@ -143,7 +143,7 @@ mod tests {
     }
 
     /// Methods of what came out, by kind.
-    fn run(ends: [Finished; 2], second: Second) -> Vec<(Kind, Option<String>)> {
+    fn run(ends: [Finished; 2], second: &Second) -> Vec<(Kind, Option<String>)> {
         let ids = IdGenerator::seeded(1);
         let mut stitcher = Stitcher::new(ids, 100, Evidence::default());
         let mut both_ends = BothEnds::default();
@@ -202,15 +202,18 @@ mod tests {
         ] {
             let method = Some("a.B/C".to_owned());
             let expected = vec![(Server, method.clone()), (Client, method)];
-            assert_eq!(run(ends, Second::Ends), expected);
+            assert_eq!(run(ends, &Second::Ends), expected);
         }
-        let unknown = run([lacking(Server), lacking(Client)], Second::Ends);
+        let unknown = run([lacking(Server), lacking(Client)], &Second::Ends);
         assert_eq!(unknown, [(Server, None), (Client, None)]);
     }
 
     /// An end that lacks something waits for the other, and no longer than a moment.
     #[test]
     fn an_end_that_lacks_waits_a_moment() {
-        run([lacking(Kind::Server), known(Kind::Client)], Second::IsLate);
+        run(
+            [lacking(Kind::Server), known(Kind::Client)],
+            &Second::IsLate,
+        );
     }
 }

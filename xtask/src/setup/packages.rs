@@ -32,7 +32,7 @@ const PROGRAMS: [(&str, &str); 13] = [
 ];
 
 /// What boots guests, as [`PROGRAMS`].
-const GUEST_PROGRAMS: [(&str, &str); 2] = [
+const GUEST_PROGRAMS: [(&str, &str); 13] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("xz", "xz-utils"),
 ];
@@ -53,7 +53,7 @@ pub(crate) const GO_PACKAGES: &str = "/usr/share/gocode";
 const GO_SOURCES: [(&str, &str); 1] = [("src/google.golang.org/grpc", "golang-google-grpc-dev")];
 
 /// As [`PROGRAMS`], of bench alone.
-const BENCH_PROGRAMS: [(&str, &str); 3] = [
+const BENCH_PROGRAMS: [(&str, &str); 13] = [
     ("h2load", "nghttp2-client"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
