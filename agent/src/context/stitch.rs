@@ -404,11 +404,6 @@ impl<T> Stitcher<T> {
             .is_some_and(|node| node.end_ns.is_none())
     }
 
-    /// The same exchange as the other end of its connection sees it, where that is known.
-    pub fn opposite(&self, key: NodeKey) -> Option<NodeKey> {
-        self.nodes.get(key).and_then(|node| node.opposite)
-    }
-
     /// The exchange a client call was made for.
     pub fn caller(&self, key: NodeKey) -> Option<NodeKey> {
         self.nodes
@@ -465,11 +460,8 @@ impl<T> Stitcher<T> {
         self.adopt(client);
         if let Some(node) = self.nodes.get_mut(server) {
             node.caller = Some((client, Evidence::LocalWire));
-            node.opposite = Some(client);
         }
-        if let Some(node) = self.nodes.get_mut(client) {
-            node.opposite = Some(server);
-        }
+        self.set_opposite(client, server);
         self.suggest_upwards(server, client);
     }
 

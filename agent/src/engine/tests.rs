@@ -336,8 +336,8 @@ fn nothing_is_left_behind() {
 }
 
 /// Scenario: a blocking thread reads a request and calls out before it answers. Guarantee: the call
-/// is the request's child where both are HTTP/1, and nobody's where either is HTTP/2: the thread may
-/// have been reading, or writing, for any stream.
+/// is the request's child where both are HTTP/1, and nobody's where either is HTTP/2: the thread
+/// may have been reading, or writing, for any stream.
 #[test]
 fn a_thread_that_moves_streams_proves_nothing() {
     let head = b"\0\0\x03\x01\x05\0\0\0\x01\x82\x86\x84";

@@ -1,4 +1,5 @@
-//! Programs and packages of Python, Node and Go that tests, bench and demo run. The agent itself needs none.
+//! Programs, and packages of Python, Node and Go, that tests, bench and demo run. The agent itself
+//! needs none.
 
 use std::{
     fs,

@@ -4,6 +4,20 @@ use super::{DEPTH, NodeKey, Stitcher};
 use crate::context::{Evidence, RemoteContext};
 
 impl<T> Stitcher<T> {
+    /// The same exchange as the other end of its connection sees it, where that is known.
+    pub fn opposite(&self, key: NodeKey) -> Option<NodeKey> {
+        self.nodes.get(key).and_then(|node| node.opposite)
+    }
+
+    /// Two ends of one connection see the same exchange.
+    pub(super) fn set_opposite(&mut self, client: NodeKey, server: NodeKey) {
+        for (key, opposite) in [(client, server), (server, client)] {
+            if let Some(node) = self.nodes.get_mut(key) {
+                node.opposite = Some(opposite);
+            }
+        }
+    }
+
     /// Whether `above` is among the callers of `key`: a request that comes of itself is none.
     pub(super) fn is_below(&self, mut key: NodeKey, above: NodeKey) -> bool {
         for _ in 0..DEPTH {
