@@ -404,14 +404,6 @@ impl<T> Stitcher<T> {
             .is_some_and(|node| node.end_ns.is_none())
     }
 
-    /// The exchange a client call was made for.
-    pub fn caller(&self, key: NodeKey) -> Option<NodeKey> {
-        self.nodes
-            .get(key)
-            .and_then(|node| node.caller)
-            .map(|(caller, _)| caller)
-    }
-
     fn adopt(&mut self, parent: NodeKey) {
         if let Some(parent) = self.nodes.get_mut(parent) {
             parent.children += 1;

@@ -4,6 +4,14 @@ use super::{DEPTH, NodeKey, Stitcher};
 use crate::context::{Evidence, RemoteContext};
 
 impl<T> Stitcher<T> {
+    /// The exchange a client call was made for.
+    pub fn caller(&self, key: NodeKey) -> Option<NodeKey> {
+        self.nodes
+            .get(key)
+            .and_then(|node| node.caller)
+            .map(|(caller, _)| caller)
+    }
+
     /// The same exchange as the other end of its connection sees it, where that is known.
     pub fn opposite(&self, key: NodeKey) -> Option<NodeKey> {
         self.nodes.get(key).and_then(|node| node.opposite)
