@@ -33,7 +33,7 @@ const PROGRAMS: [(&str, &str); 13] = [
 ];
 
 /// What boots guests, as [`PROGRAMS`].
-const GUEST_PROGRAMS: [(&str, &str); 13] = [
+const GUEST_PROGRAMS: [(&str, &str); 2] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("xz", "xz-utils"),
 ];
@@ -51,10 +51,10 @@ pub(crate) const GO_PACKAGES: &str = "/usr/share/gocode";
 
 /// Of Debian, for programs of the tests that need more than Go's standard library, and what each
 /// brings below [`GO_PACKAGES`].
-const GO_SOURCES: [(&str, &str); 1] = [("src/google.golang.org/grpc", "golang-google-grpc-dev")];
+const GO_SOURCES: [(&str, &str); 0] = [("src/google.golang.org/grpc", "golang-google-grpc-dev")];
 
 /// As [`PROGRAMS`], of bench alone.
-const BENCH_PROGRAMS: [(&str, &str); 13] = [
+const BENCH_PROGRAMS: [(&str, &str); 3] = [
     ("h2load", "nghttp2-client"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
