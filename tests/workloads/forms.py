@@ -494,7 +494,7 @@ BEFORE = [
 def send_before(port):
     begun = []
     for name, form in BEFORE:
-        to = Sender(port)
+        to = Sender("127.0.0.1", port)
         going = form(to)
         next(going)
         begun.append((name, to, going))
@@ -531,7 +531,6 @@ def send(port, rounds, address="127.0.0.1"):
 if __name__ == "__main__":
     if sys.argv[1] == "tap":
         tap(*sys.argv[2:])
-        tap()
     elif sys.argv[1] == "before":
         send_before(int(sys.argv[2]))
     else:

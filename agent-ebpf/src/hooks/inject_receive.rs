@@ -1,5 +1,5 @@
-//! Receiving where headers are injected: requests are searched for the context they carry, by a helper
-//! that older kernels refuse even where it is not called (`bpf_loop`, Linux 5.17).
+//! Receiving where headers are injected: requests are searched for the context they carry, by a
+//! helper that older kernels refuse even where it is not called (`bpf_loop`, Linux 5.17).
 //!
 //! hook: tp_btf sock_recv_length, fexit inet_recvmsg, inet6_recvmsg, unix_stream_recvmsg, as in
 //!       `socket_data.rs`, whose programs these stand in for
