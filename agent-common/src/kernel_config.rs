@@ -29,6 +29,8 @@ macro_rules! kernel_fields {
                 match self {
                     // A list head before Linux 5.11, a pointer to one since.
                     Self::FileEpoll => Some("file.f_ep_links"),
+                    // One program did both before Linux 5.13.
+                    Self::PsockStreamVerdict => Some("sk_psock.progs.skb_verdict"),
                     _ => None,
                 }
             }
