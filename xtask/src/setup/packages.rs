@@ -51,7 +51,7 @@ pub(crate) const GO_PACKAGES: &str = "/usr/share/gocode";
 
 /// Of Debian, for programs of the tests that need more than Go's standard library, and what each
 /// brings below [`GO_PACKAGES`].
-const GO_SOURCES: [(&str, &str); 0] = [("src/google.golang.org/grpc", "golang-google-grpc-dev")];
+const GO_SOURCES: [(&str, &str); 1] = [("src/google.golang.org/grpc", "golang-google-grpc-dev")];
 
 /// As [`PROGRAMS`], of bench alone.
 const BENCH_PROGRAMS: [(&str, &str); 3] = [
