@@ -32,15 +32,9 @@
 //! 3. of DATA the pad length and, where messages are to be counted, the five bytes before each
 //!    message (the next begins after as many bytes as they say, across frames of one stream),
 //!
-//! each piece with its position in the flow. That needs 4 bytes of kernel state for each direction
-//! of a connection: how much of the frame in progress is still to come, and 9 more for a header cut
-//! between two calls. Until the kernel half walks frames: the first
-//! `agent_common::limits::CAPTURE_BYTES` of *every* call on connections that speak a protocol with
-//! [`crate::protocol::Protocol::is_multiplexed`], whatever the turn, because turns mean nothing
-//! where both sides talk at once; and from all pieces of memory of a call, because senders gather
-//! a frame header, each field of a head and each message from pieces of their own: with 64
-//! concurrent calls, 110 to 130 writes of grpcio and grpc-js had more than 16, and took 6 to 9 % of
-//! 2,000 requests with them.
+//! each piece with its position in the flow. It gives the first two whole, and of DATA what
+//! `agent_common::frames` says: short frames whole and of longer ones the beginning, so that
+//! messages are counted where each begins with a frame or fits a short one.
 //!
 //! # Limits
 //!
