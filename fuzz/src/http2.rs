@@ -311,5 +311,6 @@ fn endpoint(kind: Kind, complete: bool) -> Endpoint {
         local: address(1, 8080),
         peer: address(2, 50_000),
         complete,
+        encrypted: false,
     }
 }
