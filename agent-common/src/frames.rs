@@ -22,6 +22,14 @@
 //! Nothing depends on this being right but what is copied: user space has the positions, and walks
 //! the frames by itself.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a call between BPF functions costs a stack frame of the 512 bytes they share"
+)]
+
+mod header;
+
+use self::header::Header;
 use crate::wire;
 
 /// Length, type, flags and stream.
@@ -34,22 +42,8 @@ pub const PREFACE_WORD: [u8; 8] = *b"PRI * HT";
 /// Bytes copied at once: more cost more where a large frame follows, fewer cost steps.
 pub const BLOCK_BYTES: u32 = 1024;
 
-/// A frame that is not longer is kept whole: to skip it would cost more, and messages of gRPC that
-/// share a frame can be counted.
-const SHORT_FRAME: u32 = 256;
-
-/// Bytes of one head that are kept, as user space does (`HEAD_LIMIT`).
-const HEAD_KEPT: u32 = 64 * 1024;
-
-/// Bytes of longer DATA that are kept: the length of its padding, and the flag and length before a
-/// message of gRPC.
-const DATA_KEPT: u32 = 6;
-
 /// Bytes kept of a call in which no frame begins where one should.
 const ASTRAY_KEPT: u32 = 12 * 1024;
-
-/// Largest frame that is believed before frames were seen (`SETTINGS_MAX_FRAME_SIZE`, default).
-const PLAUSIBLE_BYTES: u32 = 16 * 1024;
 
 /// Before the bytes of a piece: its offset in the call and its length, each a `u32`.
 pub const PIECE_HEAD_BYTES: u32 = 8;
@@ -195,8 +189,9 @@ pub enum Next {
 }
 
 impl Walk {
-    #[cfg(test)]
-    const fn new() -> Self {
+    /// Before it begins.
+    #[must_use]
+    pub const fn blank() -> Self {
         Self {
             flow: FrameFlow::SEEKING,
             base: 0,
@@ -229,7 +224,7 @@ impl Walk {
             piece: 0,
             piece_from: 0,
             filled: PIECE_HEAD_BYTES,
-            walked: PIECE_HEAD_BYTES - smaller(flow.held as u32, PIECE_HEAD_BYTES),
+            walked: PIECE_HEAD_BYTES - smaller(u32::from(flow.held), PIECE_HEAD_BYTES),
             room,
             ended: 0,
             went_astray: 0,
@@ -431,102 +426,6 @@ impl Walk {
 #[inline(always)]
 const fn smaller(one: u32, other: u32) -> u32 {
     if one < other { one } else { other }
-}
-
-mod kind {
-    pub(super) const DATA: u8 = 0;
-    pub(super) const HEADERS: u8 = 1;
-    pub(super) const PRIORITY: u8 = 2;
-    pub(super) const RST_STREAM: u8 = 3;
-    pub(super) const SETTINGS: u8 = 4;
-    pub(super) const PUSH_PROMISE: u8 = 5;
-    pub(super) const PING: u8 = 6;
-    pub(super) const GOAWAY: u8 = 7;
-    pub(super) const WINDOW_UPDATE: u8 = 8;
-    pub(super) const CONTINUATION: u8 = 9;
-}
-
-/// RFC 9113, sections 4.1 and 6.
-#[derive(Clone, Copy)]
-struct Header {
-    length: u32,
-    kind: u8,
-    flags: u8,
-    /// With the reserved bit above it.
-    stream: u32,
-}
-
-const END_STREAM: u8 = 1;
-
-impl Header {
-    #[inline(always)]
-    const fn of(word: u64, last: u8) -> Self {
-        let word = u64::from_be(word);
-        Self {
-            length: (word >> 40) as u32,
-            kind: (word >> 32) as u8,
-            flags: (word >> 24) as u8,
-            stream: (word as u32) << 8 | last as u32,
-        }
-    }
-
-    /// Its length and its stream fit its type.
-    #[inline(always)]
-    const fn is_valid(self) -> bool {
-        let on_stream = self.stream & 0x7fff_ffff != 0;
-        match self.kind {
-            kind::DATA | kind::HEADERS | kind::PUSH_PROMISE | kind::CONTINUATION => on_stream,
-            kind::PRIORITY => on_stream && self.length == 5,
-            kind::RST_STREAM => on_stream && self.length == 4,
-            kind::SETTINGS => !on_stream && self.length.is_multiple_of(6),
-            kind::PING => !on_stream && self.length == 8,
-            kind::GOAWAY => !on_stream && self.length >= 8,
-            kind::WINDOW_UPDATE => self.length == 4,
-            // Of an extension (section 5.5).
-            _ => true,
-        }
-    }
-
-    /// As frames usually are: few other bytes look so.
-    #[inline(always)]
-    const fn is_plausible(self) -> bool {
-        let known_flags = match self.kind {
-            kind::DATA => 0x09,
-            kind::HEADERS => 0x2d,
-            kind::PUSH_PROMISE => 0x0c,
-            kind::CONTINUATION => 0x04,
-            kind::SETTINGS | kind::PING => 0x01,
-            _ => 0,
-        };
-        self.is_valid()
-            && self.kind <= kind::CONTINUATION
-            && self.flags & !known_flags == 0
-            && self.length <= PLAUSIBLE_BYTES
-            && self.stream < 1 << 27
-    }
-
-    /// Bytes of the payload that are wanted.
-    #[inline(always)]
-    const fn kept(self) -> u32 {
-        if self.length <= SHORT_FRAME {
-            return self.length;
-        }
-        match self.kind {
-            kind::DATA => DATA_KEPT,
-            kind::HEADERS
-            | kind::SETTINGS
-            | kind::PUSH_PROMISE
-            | kind::GOAWAY
-            | kind::CONTINUATION => smaller(self.length, HEAD_KEPT),
-            _ => 0,
-        }
-    }
-
-    #[inline(always)]
-    const fn ends_stream(self) -> u8 {
-        let carries = self.kind <= kind::HEADERS;
-        (carries && self.flags & END_STREAM != 0) as u8
-    }
 }
 
 #[cfg(test)]

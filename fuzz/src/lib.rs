@@ -9,6 +9,7 @@
 pub mod engine;
 pub mod export_answer;
 pub mod http1;
+pub mod http2;
 pub mod kernel_types;
 pub mod process_text;
 pub mod record;
@@ -28,6 +29,10 @@ pub static TARGETS: &[Target] = &[
     Target {
         name: "http1",
         run: http1::run,
+    },
+    Target {
+        name: "http2",
+        run: http2::run,
     },
     Target {
         name: "trace_headers",

@@ -14,7 +14,7 @@ use agent::{
 use agent_common::record::RecordHeader;
 use zerocopy::FromBytes as _;
 
-use crate::http1;
+use crate::{http1, http2};
 
 /// Longer recordings say nothing new and take longer.
 const RECORDING_BYTES: usize = 24 * 1024;
@@ -24,6 +24,7 @@ pub fn of(target: &str, root: &Path) -> io::Result<Vec<Vec<u8>>> {
     let examples = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     Ok(match target {
         "http1" => vectors(root)?,
+        "http2" => frames(root)?,
         "record" => records(root)?,
         "recording" | "engine" => recordings(root)?,
         "kernel_types" => vec![kernel_types()],
@@ -111,6 +112,39 @@ fn vectors(root: &Path) -> io::Result<Vec<Vec<u8>>> {
         .iter()
         .map(|path| Ok(vector(&fs::read_to_string(path)?)))
         .collect()
+}
+
+/// Vectors of HTTP/2, each with several sizes of calls and buffers.
+fn frames(root: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let mut seeds = Vec::new();
+    for path in files(root, "agent/src/protocol/http2/vectors", "txt")? {
+        let text = fs::read_to_string(path)?;
+        let (input, _) = text.split_once("\nexpect\n").unwrap_or((&text, ""));
+        let bytes = frame_bytes(input);
+        let head = u8::from(input.contains("kind: client")) * http2::CLIENT
+            + u8::from(input.contains("older: yes")) * http2::OLDER;
+        for (call, buffer) in [(255, 255), (64, 2), (1, 255), (0, 0)] {
+            seeds.push([&[head, call, buffer], bytes.as_slice()].concat());
+        }
+    }
+    Ok(seeds)
+}
+
+/// Lines of hexadecimal digits, below lines that begin with the direction.
+fn frame_bytes(input: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    for line in input.lines() {
+        if let Some(direction) = line.bytes().next().filter(|byte| b"<>".contains(byte)) {
+            out.extend([http2::ESCAPE, direction]);
+        } else if let Some(digits) = line.strip_prefix("  ") {
+            for at in (0..digits.len()).step_by(2) {
+                let byte = digits.get(at..at + 2).unwrap_or_default();
+                let byte = u8::from_str_radix(byte, 16).unwrap_or(0);
+                out.extend(vec![byte; 1 + usize::from(byte == http2::ESCAPE)]);
+            }
+        }
+    }
+    out
 }
 
 /// A vector, whose format is in the README beside it, as the target reads it.

@@ -2,7 +2,7 @@ extern crate std;
 
 use std::{cell::RefCell, vec, vec::Vec};
 
-use super::*;
+use super::{header::kind, *};
 
 const STEPS: usize = 100_000;
 const ROOM: u32 = 16_000;
@@ -49,7 +49,8 @@ impl Call for Memory<'_> {
 
     fn word(&self, at: u32) -> u64 {
         let room = self.room.borrow();
-        u64::from_ne_bytes(room[at as usize..at as usize + 8].try_into().unwrap())
+        let word = room[at as usize..].first_chunk().expect("room for a word");
+        u64::from_ne_bytes(*word)
     }
 
     fn byte(&self, at: u32) -> u8 {
@@ -67,8 +68,11 @@ impl Call for Memory<'_> {
         let mut pieces = Vec::new();
         let mut end = 0;
         while !rest.is_empty() {
-            let offset = u32::from_ne_bytes(rest[..4].try_into().unwrap());
-            let length = u32::from_ne_bytes(rest[4..8].try_into().unwrap());
+            let number = |at: usize| {
+                let bytes = rest[at..].first_chunk().expect("a piece has a head");
+                u32::from_ne_bytes(*bytes)
+            };
+            let (offset, length) = (number(0), number(4));
             assert!(offset >= end && length > 0);
             end = offset + length;
             assert!(end <= covered);
@@ -103,7 +107,7 @@ impl Walked {
             return;
         }
         let memory = Memory::new(bytes, buffer_bytes);
-        let mut walk = Walk::new();
+        let mut walk = Walk::blank();
         walk.begin(&memory, self.flow, moved, ROOM);
         let steps = (0..STEPS).take_while(|_| walk.step(&memory) == Next::Step);
         assert!(steps.count() < STEPS, "the walk ends");
@@ -255,7 +259,7 @@ fn a_call_that_begins_with_a_frame_is_found() {
 /// Bytes that are no frames are kept up to a bound, and the flow is looked at anew.
 #[test]
 fn what_is_no_frame_leads_nowhere() {
-    let text = [b'x'; 40_000];
+    let text = vec![b'x'; 40_000];
     let mut walked = Walked::new(FrameFlow::SEEKING);
     walked.call(&text, 1 << 20);
     assert_eq!(walked.flow, FrameFlow::SEEKING);

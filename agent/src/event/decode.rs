@@ -168,13 +168,8 @@ fn data(bytes: &[u8]) -> Result<Data<'_>, DecodeError> {
 /// What was captured are pieces, the first of which may be the call's first bytes.
 fn frames(bytes: &[u8]) -> Result<Data<'_>, DecodeError> {
     let mut data = data(bytes)?;
-    let mut pieces = Pieces::new(data.bytes, data.original_length)?;
-    data.bytes = &[];
-    data.further = pieces;
-    if let Some((0, first)) = pieces.next() {
-        data.bytes = first;
-        data.further = pieces;
-    }
+    let pieces = Pieces::new(data.bytes, data.original_length)?;
+    (data.bytes, data.further) = pieces.split_first();
     Ok(data)
 }
 
@@ -420,6 +415,51 @@ mod tests {
         let mut unknown = sample();
         unknown[0] = 99;
         assert_eq!(decode(&unknown), Err(DecodeError::UnknownKind(99)));
+    }
+
+    /// Pieces of a call come with their places; what is not in order is refused.
+    #[test]
+    fn pieces_have_their_places() {
+        let with = |kind: RecordKind, pieces: &[u8], original_length: u32| {
+            let mut record = sample();
+            let head = size_of::<SocketData>();
+            record.truncate(head);
+            record.extend(pieces);
+            let (mut data, _) = SocketData::read_from_prefix(&record).expect("a whole record");
+            data.header.kind = kind as u16;
+            data.header.length = record.len() as u32;
+            data.captured_length = pieces.len() as u32;
+            data.original_length = original_length;
+            record.splice(..head, data.as_bytes().iter().copied());
+            record
+        };
+        let piece = |offset: u32, bytes: &[u8]| {
+            let length = bytes.len() as u32;
+            let head = [offset.to_ne_bytes(), length.to_ne_bytes()].concat();
+            [head.as_slice(), bytes].concat()
+        };
+        let both = [piece(0, b"ab"), piece(7, b"cde")].concat();
+        let record = with(RecordKind::FrameData, &both, 12);
+        let Ok(Event {
+            kind: EventKind::Data(data),
+            ..
+        }) = decode(&record)
+        else {
+            panic!("no data")
+        };
+        assert_eq!(data.bytes, b"ab");
+        let further: Vec<_> = data.further.into_iter().collect();
+        assert_eq!(further, [(7, &b"cde"[..])]);
+        assert_eq!(data.uncaptured(), 7);
+        for (broken, length) in [
+            ([piece(7, b"cde"), piece(0, b"ab")].concat(), 12),
+            (both.clone(), 9),
+            (both[..both.len() - 1].to_vec(), 12),
+            (both[..4].to_vec(), 12),
+        ] {
+            let record = with(RecordKind::FrameData, &broken, length);
+            assert_eq!(decode(&record), Err(DecodeError::BrokenPieces));
+        }
     }
 
     #[test]

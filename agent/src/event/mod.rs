@@ -241,7 +241,7 @@ pub struct Data<'a> {
 impl Data<'_> {
     /// Bytes of the call that were not captured.
     pub fn uncaptured(&self) -> u64 {
-        let further: usize = self.further.map(|(_, bytes)| bytes.len()).sum();
+        let further: usize = self.further.into_iter().map(|(_, bytes)| bytes.len()).sum();
         u64::from(self.original_length).saturating_sub((self.bytes.len() + further) as u64)
     }
 }
@@ -269,9 +269,32 @@ impl<'a> Pieces<'a> {
         }
         Ok(all)
     }
+
+    /// The bytes with which the call begins, and the other pieces.
+    pub(super) fn split_first(self) -> (&'a [u8], Self) {
+        let mut pieces = self.into_iter();
+        match pieces.next() {
+            Some((0, first)) => (first, Self { rest: pieces.rest }),
+            _ => (&[], self),
+        }
+    }
 }
 
-impl<'a> Iterator for Pieces<'a> {
+impl<'a> IntoIterator for Pieces<'a> {
+    type Item = (u32, &'a [u8]);
+    type IntoIter = PieceIterator<'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        PieceIterator { rest: self.rest }
+    }
+}
+
+#[derive(Debug)]
+pub struct PieceIterator<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for PieceIterator<'a> {
     type Item = (u32, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod grpc;
 pub mod mix;
+pub mod nghttp2;
 pub mod nginx;
 pub mod recorder;
 pub mod server;

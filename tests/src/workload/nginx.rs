@@ -29,6 +29,14 @@ pub struct NginxOptions {
     pub upstream: Option<u16>,
     pub upstream_address: String,
     pub service: Option<String>,
+    /// The port for IPv4 speaks HTTP/2 by prior knowledge; the others HTTP/1.
+    pub version: Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Http1,
+    Http2,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +53,7 @@ impl Default for NginxOptions {
             upstream: None,
             upstream_address: "127.0.0.1".to_owned(),
             service: None,
+            version: Version::Http1,
         }
     }
 }
@@ -107,7 +116,11 @@ impl Nginx {
             port,
             directory,
         };
-        assert_eq!(Connection::open(port).get("/hello").status, 200);
+        let proof = match options.version {
+            Version::Http1 => Connection::open(port),
+            Version::Http2 => Connection::open_unix(&nginx.unix_path()),
+        };
+        assert_eq!({ proof }.get("/hello").status, 200);
         nginx
     }
 
@@ -173,8 +186,13 @@ fn configuration(options: &NginxOptions, port: u16, directory: &TempDir) -> Stri
         .path()
         .to_str()
         .expect("a temporary directory named in ASCII");
-    let listen =
-        format!("listen 127.0.0.1:{port}; listen [::1]:{port}; listen unix:{root}/socket;");
+    let version = match options.version {
+        Version::Http1 => "",
+        Version::Http2 => " http2",
+    };
+    let listen = format!(
+        "listen 127.0.0.1:{port}{version}; listen [::1]:{port}; listen unix:{root}/socket;"
+    );
     let upstream = options.upstream.map_or_else(String::new, |port| {
         let address = &options.upstream_address;
         format!("upstream behind {{ server {address}:{port}; keepalive 32; }}")

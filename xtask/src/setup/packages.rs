@@ -16,20 +16,22 @@ use crate::{
 };
 
 /// A program, the Debian package that brings it, and who runs it.
-const PROGRAMS: [(&str, &str); 13] = [
-    ("nginx", "nginx-light"), // tests, bench, demo
-    ("wrk", "wrk"),           // tests, bench
-    ("curl", "curl"),         // tests, demo
-    ("wget", "wget"),         // tests: a client that uses GnuTLS
-    ("ip", "iproute2"),       // tests: network namespaces
-    ("nft", "nftables"),      // tests: a firewall on the way
-    ("node", "nodejs"),       // tests, demo
-    ("npm", "npm"),           // tests: packages of Node
-    ("python3", "python3"),   // tests, demo
-    ("openssl", "openssl"),   // tests: certificates
-    ("ruby", "ruby"),         // tests: a client over TLS
-    ("bpftool", "bpftool"),   // tests: what is left in the kernel
-    ("c++", "g++"),           // tests: libFuzzer
+const PROGRAMS: [(&str, &str); 15] = [
+    ("nginx", "nginx-light"),      // tests, bench, demo
+    ("wrk", "wrk"),                // tests, bench
+    ("curl", "curl"),              // tests, demo
+    ("h2load", "nghttp2-client"),  // tests, bench, guests
+    ("nghttpd", "nghttp2-server"), // tests
+    ("wget", "wget"),              // tests: a client that uses GnuTLS
+    ("ip", "iproute2"),            // tests: network namespaces
+    ("nft", "nftables"),           // tests: a firewall on the way
+    ("node", "nodejs"),            // tests, demo
+    ("npm", "npm"),                // tests: packages of Node
+    ("python3", "python3"),        // tests, demo
+    ("openssl", "openssl"),        // tests: certificates
+    ("ruby", "ruby"),              // tests: a client over TLS
+    ("bpftool", "bpftool"),        // tests: what is left in the kernel
+    ("c++", "g++"),                // tests: libFuzzer
 ];
 
 /// What boots guests, as [`PROGRAMS`].
@@ -54,8 +56,7 @@ pub(crate) const GO_PACKAGES: &str = "/usr/share/gocode";
 const GO_SOURCES: [(&str, &str); 1] = [("src/google.golang.org/grpc", "golang-google-grpc-dev")];
 
 /// As [`PROGRAMS`], of bench alone.
-const BENCH_PROGRAMS: [(&str, &str); 3] = [
-    ("h2load", "nghttp2-client"),
+const BENCH_PROGRAMS: [(&str, &str); 2] = [
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
 ];

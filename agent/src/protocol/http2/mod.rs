@@ -32,7 +32,9 @@
 //! 3. of DATA the pad length and, where messages are to be counted, the five bytes before each
 //!    message (the next begins after as many bytes as they say, across frames of one stream),
 //!
-//! each piece with its position in the flow.
+//! each piece with its position in the flow. It gives the first two whole, and of DATA what
+//! `agent_common::frames` says: short frames whole and of longer ones the beginning, so that
+//! messages are counted where each begins with a frame or fits a short one.
 //!
 //! # Limits
 //!
