@@ -21,7 +21,7 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("curl", "curl"),         // tests, demo
     ("wget", "wget"),         // tests: a client that uses GnuTLS
     ("ip", "iproute2"),       // tests: network namespaces
-    ("nft", "nftables"),      // tests: a firewall on the way
+    ("nft", "nftables"),      // tests: firewalls and translated addresses
     ("node", "nodejs"),       // tests, demo
     ("npm", "npm"),           // tests: packages of Node
     ("python3", "python3"),   // tests, demo
