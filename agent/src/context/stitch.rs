@@ -292,7 +292,9 @@ impl<T> Stitcher<T> {
             if let Some(node) = self.nodes.get_mut(call) {
                 node.caller = Some((exchange, evidence));
             }
-            self.suggest_upwards(call, exchange);
+            if evidence <= self.weakest {
+                self.suggest_upwards(call, exchange);
+            }
         }
         self.handle_no_caller(call);
     }
@@ -407,6 +409,15 @@ impl<T> Stitcher<T> {
     /// The same exchange as the other end of its connection sees it, where that is known.
     pub fn opposite(&self, key: NodeKey) -> Option<NodeKey> {
         self.nodes.get(key).and_then(|node| node.opposite)
+    }
+
+    /// Whether calls are known to have been made for an exchange.
+    pub fn has_calls(&self, key: NodeKey) -> bool {
+        self.nodes.get(key).is_some_and(|node| node.children > 0)
+    }
+
+    pub fn start_ns(&self, key: NodeKey) -> Option<u64> {
+        self.nodes.get(key).map(|node| node.start_ns)
     }
 
     /// The exchange a client call was made for.
@@ -577,7 +588,9 @@ impl<T> Stitcher<T> {
             None => None,
         };
         let (caller, weak) = match caller {
-            Some((identity, evidence, _)) if evidence > self.weakest => (None, Some(identity)),
+            Some((identity, evidence, _)) if evidence > self.weakest => {
+                (None, Some((identity, evidence)))
+            }
             strong => (strong, None),
         };
         // A header of ours carries the context on, though the program wrote none.
@@ -599,7 +612,7 @@ impl<T> Stitcher<T> {
         };
         identity
             .links
-            .extend(weak.as_ref().map(identity::weak_link));
+            .extend(weak.map(|(caller, evidence)| identity::weak_link(&caller, evidence)));
         identity.passing = passing;
         if let Some(node) = self.nodes.get_mut(key) {
             node.identity = Some(identity.clone());
