@@ -75,9 +75,9 @@ pub const TLS: u64 = 1 << 61;
 pub const FOLLOWED: u64 = 1 << 60;
 
 wire! {
-    /// A thread woke another one of its process, on purpose. Either that one had waited since before
-    /// the waker read the answer to a call, or the waker has read a request, and the other one had
-    /// waited since before that, or without a time-out.
+    /// A thread woke another one of its process, on purpose. Either that one had waited since
+    /// before the waker read the answer to a call, or the waker has read a request, and the other
+    /// one had waited since before that, or without a time-out.
     pub struct HandOff {
         pub header: crate::record::RecordHeader,
         pub unit: ExecutionUnit,

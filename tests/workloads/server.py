@@ -11,7 +11,7 @@ what the server itself counted: method, path, status, request_body, response_bod
       ?traceparent=forward | own              with the inbound header, or with one of its own
     /command/PATH  /helpers/PATH  /pool/PATH  the same by curl, by two threads of its own that are
                                               joined, or by a pool of threads that grows and stays
-    /work/N                                   waits for that pool to count to N, without a call
+    /sum/N                                    waits for that pool to count to N, without a call
     /die/N                                    promises N bytes, sends half, ends the process
     /exit                                     ends the process without an answer
 
@@ -128,7 +128,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif name == "pool":
             self.server.pool.submit(ask, self.server.backend, f"/{argument}").result()
             self.answer(200, b"done\n")
-        elif name == "work":
+        elif name == "sum":
             self.server.pool.submit(sum, range(int(argument))).result()
             self.answer(200, b"done\n")
         elif name == "die":

@@ -1,9 +1,9 @@
 //! Work that one thread does for another of its process, seen by its begin and its end: who has
-//! read a request wakes an idle worker, who has called out wakes who waits for the outcome. Attached
-//! only while a process is followed.
+//! read a request wakes an idle worker, who has called out wakes who waits for the outcome.
+//! Attached only while a process is followed.
 //!
-//! hook: tp_btf sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next), with
-//!       `unsigned int prev_state` since 5.18
+//! hook: tp_btf sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next),
+//!       with `unsigned int prev_state` since 5.18
 //! hook: tp_btf sched_waking(struct task_struct *p)
 //! both since 5.5 (BTF tracepoints)
 //! fallback: none; such calls have no parent then
@@ -135,8 +135,8 @@ fn try_waking(woken: *const u8) -> Option<()> {
     if waiting_since_ns == 0 || !(may_be_end || may_be_begin) {
         return None;
     }
-    // One that is about to wait has an older wait noted. The lowest byte: newer kernels have no more
-    // (7.2 does), older ones an `int`.
+    // One that is about to wait has an older wait noted. The lowest byte: newer kernels have no
+    // more (7.2 does), older ones an `int`.
     if typed_field::<u8>(woken, KernelField::TaskOnCpu)? != 0 {
         return None;
     }

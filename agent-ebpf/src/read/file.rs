@@ -70,8 +70,8 @@ impl File {
     }
 }
 
-/// A number of the structure at `base`; 0 where there is none. Hidden from the compiler, which would
-/// test for `None` once more where the number is compared.
+/// A number of the structure at `base`; 0 where there is none. Hidden from the compiler, which
+/// would test for `None` once more where the number is compared.
 #[inline(always)]
 fn number<T: Copy + Default>(base: *const u8, name: KernelField) -> T {
     core::hint::black_box(field(base, name).unwrap_or_default())

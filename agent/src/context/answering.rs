@@ -196,14 +196,14 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
     /// A thread did its work for another one: those of its calls are that one's from now on.
     pub fn hand_over(&mut self, from: Unit, to: Unit, is_theirs: impl Fn(E) -> bool) -> Vec<E> {
         let is_useless = from == to || self.threads.get(&to).is_some_and(|thread| thread.is_loop);
-        let Some(giver) = self.threads.get_mut(&from).filter(|_| !is_useless) else {
+        let Some(worker) = self.threads.get_mut(&from).filter(|_| !is_useless) else {
             return Vec::new();
         };
-        let (given, kept) = giver
+        let (given, kept) = worker
             .calls
             .drain(..)
             .partition(|(_, call)| is_theirs(*call));
-        giver.calls = kept;
+        worker.calls = kept;
         let given: VecDeque<(u64, E)> = given;
         self.tidy(from);
         if given.is_empty() {

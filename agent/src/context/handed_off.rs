@@ -1,24 +1,24 @@
 //! Work that a thread does for another one, which waits for it. Pure.
 //!
 //! A request's thread wakes an idle worker, and waits. The worker calls out, and wakes the thread
-//! that waits for the outcome. The kernel side tells of such wake-ups in processes that are followed
-//! ([`HandOffs::handle_wake`]): by the futex, eventfd, pipe or unix socket that the woken thread waits
-//! on. A worker that wakes someone who has waited since before the answer to its call was read, does
-//! so for that call. The call then counts as one of the waiting thread's own, and belongs to the
-//! request which that thread answers next ([`super::answering`]).
+//! that waits for the outcome. The kernel side tells of such wake-ups in processes that are
+//! followed ([`HandOffs::handle_wake`]): by the futex, eventfd, pipe or unix socket that the woken
+//! thread waits on. A worker that wakes someone who has waited since before the answer to its call
+//! was read, does so for that call. The call then counts as one of the waiting thread's own, and
+//! belongs to the request which that thread answers next ([`super::answering`]).
 //!
 //! | seen | evidence |
 //! |---|---|
-//! | the request's thread woke the worker, which had been idle since before the request was read, and the worker's first wake-up of someone who waited for its calls was of that thread | `handed_off` |
+//! | the request's thread woke the idle worker, which woke it and nobody before | `handed_off` |
 //! | the second half of it only | `handed_back` |
 //!
 //! The second half alone is no proof. A worker that is never idle takes one piece of work after the
 //! other. When nobody waits for the outcome of one that called out, yet, and the next one does not
 //! call out, the call seems to be that one's.
 //!
-//! Two things look like a hand-off and are none: a lock that is held, and a connection of a pool that
-//! is lent, for as long as a call takes. Who waits for those goes on to use them, and who holds them
-//! mostly holds them for nobody. So nothing is proven
+//! Two things look like a hand-off and are none: a lock that is held, and a connection of a pool
+//! that is lent, for as long as a call takes. Who waits for those goes on to use them, and who
+//! holds them mostly holds them for nobody. So nothing is proven
 //!
 //! - when the call's thread woke two threads that had both waited for its answer,
 //! - when the request's own thread made calls, too,

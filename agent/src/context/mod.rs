@@ -9,7 +9,7 @@
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //! | `thread` | a blocking server's thread made the call between request and answer |
 //! | `started` | who made the call was started for the request and ended before it |
-//! | `handed_off` | who answered woke an idle thread and waited for it, which made the call meanwhile |
+//! | `handed_off` | who answered woke an idle thread, which made the call, and waited for it |
 //! | `handed_back` | who answered had waited for the thread that made the call |
 //! | `sole` | no other request was in flight when a loop made the call |
 //! | `answering` | the thread that made the call wrote the request's answer, and is no loop |

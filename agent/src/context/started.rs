@@ -71,12 +71,12 @@ impl<E: Copy + Eq + std::hash::Hash> Starts<E> {
         {
             self.remove(child);
             self.of_request.entry(exchange).or_default().push(child);
-            let started = Started {
+            let entry = Started {
                 exchange,
                 calls: Vec::new(),
                 is_over: false,
             };
-            self.children.insert(child, started);
+            self.children.insert(child, entry);
         }
     }
 

@@ -400,24 +400,9 @@ impl<T> Stitcher<T> {
             && self.blocked.is_empty()
     }
 
-    pub fn is_open(&self, key: NodeKey) -> bool {
-        self.nodes
-            .get(key)
-            .is_some_and(|node| node.end_ns.is_none())
-    }
-
     /// The same exchange as the other end of its connection sees it, where that is known.
     pub fn opposite(&self, key: NodeKey) -> Option<NodeKey> {
         self.nodes.get(key).and_then(|node| node.opposite)
-    }
-
-    /// Whether calls are known to have been made for an exchange.
-    pub fn has_calls(&self, key: NodeKey) -> bool {
-        self.nodes.get(key).is_some_and(|node| node.children > 0)
-    }
-
-    pub fn start_ns(&self, key: NodeKey) -> Option<u64> {
-        self.nodes.get(key).map(|node| node.start_ns)
     }
 
     /// The exchange a client call was made for.

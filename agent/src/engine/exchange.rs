@@ -365,43 +365,6 @@ impl Exchanges {
         }
     }
 
-    /// A call was made, and whose it is may be known later.
-    fn leave_open(
-        &mut self,
-        unit: Unit,
-        call: NodeKey,
-        time_ns: u64,
-        stitcher: &mut Stitcher<Finished>,
-    ) {
-        let supposed = self.starts.handle_call(unit, call, time_ns);
-        if supposed.is_some() {
-            stitcher.handle_undecided(call, supposed);
-        } else if self.answering.handle_call(unit, call, time_ns) {
-            self.hand_offs.handle_call(unit, call, time_ns);
-            stitcher.handle_undecided(call, None);
-        } else {
-            self.note_idle_call(unit);
-            if let Some(request) = self.sole_request(unit.process) {
-                stitcher.handle_caller(call, request, Evidence::Sole);
-            }
-        }
-    }
-
-    /// The one request that a process has open.
-    fn sole_request(&self, process: ProcessId) -> Option<NodeKey> {
-        let open = self.serving.get(&process)?;
-        open.iter().next().copied().filter(|_| open.len() == 1)
-    }
-
-    fn forget_served(&mut self, open: &Open) {
-        if let Some(others) = self.serving.get_mut(&open.unit.process) {
-            others.remove(&open.node);
-            if others.is_empty() {
-                self.serving.remove(&open.unit.process);
-            }
-        }
-    }
-
     /// Records were lost: who works for whom is known again from the next read on.
     pub(super) fn handle_loss(&mut self, stitcher: &mut Stitcher<Finished>) {
         self.latest.clear();

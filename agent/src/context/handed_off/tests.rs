@@ -229,8 +229,8 @@ fn what_does_not_help_ends() {
     assert!(!hand_offs.handle_exit(PROCESS));
 }
 
-/// Scenario: records are lost while a call waits for its outcome. Guarantee: it is known of no more,
-/// and it is told.
+/// Scenario: records are lost while a call waits for its outcome. Guarantee: it is known of no
+/// more, and it is told.
 #[test]
 fn a_loss_leaves_no_proof() {
     let mut hand_offs = followed();
