@@ -31,6 +31,8 @@ macro_rules! kernel_fields {
                     Self::FileEpoll => Some("file.f_ep_links"),
                     // One program did both before Linux 5.13.
                     Self::PsockStreamVerdict => Some("sk_psock.progs.skb_verdict"),
+                    // Renamed in Linux 5.14.
+                    Self::TaskState => Some("task_struct.state"),
                     _ => None,
                 }
             }
@@ -79,6 +81,15 @@ kernel_fields! {
     TaskSignal = "task_struct.signal",
     TaskStack = "task_struct.stack",
     TaskMemory = "task_struct.mm",
+    TaskState = "task_struct.__state",
+    TaskOnCpu = "task_struct.on_cpu",
+    TaskFiles = "task_struct.files",
+    FilesTable = "files_struct.fdt",
+    TableFiles = "fdtable.fd",
+    TableSize = "fdtable.max_fds",
+    FileInode = "file.f_inode",
+    FilePrivate = "file.private_data",
+    InodeMode = "inode.i_mode",
     SignalLive = "signal_struct.live",
     MemoryArgumentsStart = "mm_struct.arg_start",
     MemoryArgumentsEnd = "mm_struct.arg_end",
@@ -88,6 +99,7 @@ kernel_fields! {
     RegistersArgument1 = "pt_regs.di",
     RegistersArgument2 = "pt_regs.si",
     RegistersArgument3 = "pt_regs.dx",
+    RegistersArgument4 = "pt_regs.r10",
     RegistersCodeSegment = "pt_regs.cs",
     RegistersGoroutine = "pt_regs.r14",
 }

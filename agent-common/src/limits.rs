@@ -45,6 +45,9 @@ pub const PROCESSES: u32 = 65_536;
 /// Processes made by Go whose goroutines are followed at one time.
 pub const GO_PROCESSES: u32 = 8_192;
 
+/// Threads remembered of processes that are followed for work that threads hand to each other.
+pub const FOLLOWED_THREADS: u32 = 8_192;
+
 /// Bytes of the ring buffer for each processor, and its bounds; powers of two of pages. What a
 /// burst writes before it is read grows with the processors. It is mapped twice (data pages follow
 /// themselves, so that a record never wraps), and counts twice in the agent's RSS.

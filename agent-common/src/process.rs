@@ -70,6 +70,31 @@ pub const GO: u64 = 1 << 62;
 /// Marks the start time of a process that has called a TLS library, in the kernel's process table.
 pub const TLS: u64 = 1 << 61;
 
+/// Marks the start time of a process in the kernel's process table whose threads are watched for
+/// work that they hand to each other.
+pub const FOLLOWED: u64 = 1 << 60;
+
+wire! {
+    /// A thread woke another one of its process, on purpose. Either that one had waited since
+    /// before the waker read the answer to a call, or the waker has read a request, and the other
+    /// one had waited since before that, or without a time-out.
+    pub struct HandOff {
+        pub header: crate::record::RecordHeader,
+        pub unit: ExecutionUnit,
+        /// Since when the woken thread had waited, `CLOCK_BOOTTIME` in nanoseconds.
+        pub waiting_since_ns: u64,
+        /// When the waker last read the beginning of a request; 0 where the woken thread is no
+        /// worker.
+        pub request_ns: u64,
+        /// When it last read the beginning of an answer; 0 where the woken thread does not wait for
+        /// that.
+        pub answer_ns: u64,
+        /// The thread that was woken.
+        pub woken_thread_id: u32,
+        pub reserved: u32,
+    }
+}
+
 wire! {
     /// How to read the goroutine of a running Go program: byte offsets in the runtime's structures,
     /// [`crate::kernel_config::ABSENT`] where the release lacks a field, and addresses in the

@@ -48,6 +48,8 @@ pub enum RecordKind {
     ConnectionEstablished = 11,
     /// [`crate::payload::SocketData`] and pieces of the call's bytes, see [`crate::frames`].
     FrameData = 10,
+    /// [`crate::process::HandOff`].
+    HandOff = 16,
 }
 
 /// The integer names no [`RecordKind`]: the two sides were built from different sources.
@@ -73,6 +75,7 @@ impl TryFrom<u16> for RecordKind {
             9 => Self::ThreadExit,
             11 => Self::ConnectionEstablished,
             10 => Self::FrameData,
+            16 => Self::HandOff,
             other => return Err(UnknownKind(other)),
         })
     }

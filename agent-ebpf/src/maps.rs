@@ -19,6 +19,7 @@ use aya_ebpf::{
 use crate::{
     frames::Progress,
     hooks::{
+        hand_off::ThreadTimes,
         inject_context::{Starter, TraceContext},
         inject_go::{Call, GoroutineKey, Served, Serving, Unborn},
     },
@@ -124,6 +125,12 @@ pub(crate) static TLS_SESSIONS: LruHashMap<SessionKey, TlsSession> =
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> =
     PerCpuArray::with_max_entries(limits::SCRATCH_SLOTS, 0);
+
+/// What threads of followed processes did last, by process and thread id. LRU, because only the
+/// last thread's end is told.
+#[map]
+pub(crate) static THREADS: LruHashMap<u64, ThreadTimes> =
+    LruHashMap::with_max_entries(limits::FOLLOWED_THREADS, 0);
 
 // The maps below serve header injection. Without it the loader shrinks them to one entry.
 

@@ -2,7 +2,7 @@
 
 use agent_common::{
     drop_reason::DropReason,
-    process::{ExecutionUnit, GO, GoProcess, PROVISIONAL, TLS, Traced},
+    process::{ExecutionUnit, FOLLOWED, GO, GoProcess, PROVISIONAL, TLS, Traced},
 };
 
 use crate::{
@@ -24,7 +24,7 @@ pub(crate) struct ProcessState {
 impl ProcessState {
     #[inline(always)]
     const fn start_ns(self) -> u64 {
-        self.start & !(PROVISIONAL | GO | TLS)
+        self.start & !(PROVISIONAL | GO | TLS | FOLLOWED)
     }
 }
 
@@ -34,6 +34,7 @@ pub(crate) struct TracedUnit {
     pub(crate) unit: ExecutionUnit,
     pub(crate) is_go: bool,
     pub(crate) uses_tls: bool,
+    pub(crate) is_followed: bool,
 }
 
 /// The current thread, if its process is traced.
@@ -57,6 +58,7 @@ pub(crate) fn traced_unit() -> Option<TracedUnit> {
             unit,
             is_go: state.start & GO != 0,
             uses_tls: state.start & TLS != 0,
+            is_followed: state.start & FOLLOWED != 0,
         });
     }
     if config!(trace_all) == 0 || process_id == 0 || process_id == config!(agent_process_id) {
@@ -72,7 +74,19 @@ pub(crate) fn traced_unit() -> Option<TracedUnit> {
         unit,
         is_go: false,
         uses_tls: false,
+        is_followed: false,
     })
+}
+
+/// Start of a process whose threads are watched for hand-offs; `None` for others.
+#[inline(always)]
+pub(crate) fn followed(process_id: u32) -> Option<u64> {
+    // SAFETY: as in `traced_unit`.
+    let state = unsafe { PROCESSES.get(&process_id) }?;
+    if state.start & FOLLOWED == 0 {
+        return None;
+    }
+    Some(state.start_ns())
 }
 
 /// How to read the goroutines of a process.
@@ -92,15 +106,16 @@ pub(crate) fn note_tls(process_id: u32) {
     }
 }
 
-/// The process runs another program from now on: it is not known to be made by Go, nor to use TLS.
+/// The process runs another program from now on: it is not known to be made by Go, nor to use TLS,
+/// nor how its threads work.
 #[inline(always)]
 pub(crate) fn forget_program(process_id: u32) {
     // SAFETY: as in `traced_unit`.
     let Some(state) = unsafe { PROCESSES.get(&process_id) }.copied() else {
         return;
     };
-    if state.start & (GO | TLS) != 0 {
-        insert(process_id, state.start & !(GO | TLS));
+    if state.start & (GO | TLS | FOLLOWED) != 0 {
+        insert(process_id, state.start & !(GO | TLS | FOLLOWED));
         let _ = GO_PROCESSES.remove(&process_id);
     }
 }

@@ -16,24 +16,27 @@ use crate::{
 };
 
 /// System call numbers of x86-64, `arch/x86/entry/syscalls/syscall_64.tbl`.
-mod system_call {
-    pub(super) const READ: i64 = 0;
-    pub(super) const WRITE: i64 = 1;
-    pub(super) const READV: i64 = 19;
-    pub(super) const WRITEV: i64 = 20;
-    pub(super) const SENDFILE: i64 = 40;
-    pub(super) const SENDTO: i64 = 44;
-    pub(super) const RECVFROM: i64 = 45;
-    pub(super) const SENDMSG: i64 = 46;
-    pub(super) const RECVMSG: i64 = 47;
-    pub(super) const SPLICE: i64 = 275;
-    pub(super) const RECVMMSG: i64 = 299;
-    pub(super) const SENDMMSG: i64 = 307;
-    pub(super) const IO_URING_ENTER: i64 = 426;
+pub(crate) mod system_call {
+    pub(crate) const READ: i64 = 0;
+    pub(crate) const WRITE: i64 = 1;
+    pub(crate) const POLL: i64 = 7;
+    pub(crate) const READV: i64 = 19;
+    pub(crate) const WRITEV: i64 = 20;
+    pub(crate) const SENDFILE: i64 = 40;
+    pub(crate) const SENDTO: i64 = 44;
+    pub(crate) const RECVFROM: i64 = 45;
+    pub(crate) const SENDMSG: i64 = 46;
+    pub(crate) const RECVMSG: i64 = 47;
+    pub(crate) const FUTEX: i64 = 202;
+    pub(crate) const PPOLL: i64 = 271;
+    pub(crate) const SPLICE: i64 = 275;
+    pub(crate) const RECVMMSG: i64 = 299;
+    pub(crate) const SENDMMSG: i64 = 307;
+    pub(crate) const IO_URING_ENTER: i64 = 426;
 }
 
 /// Code segment of 64-bit programs (`__USER_CS`); 32-bit ones number their calls differently.
-const USER_CODE_SEGMENT: u16 = 0x33;
+pub(crate) const USER_CODE_SEGMENT: u16 = 0x33;
 
 /// Sizes and offsets of `struct user_msghdr` and `struct mmsghdr` on 64-bit machines.
 const MSGHDR_IOV: u64 = 16;

@@ -106,7 +106,8 @@ pub struct Options {
         long,
         value_name = "GRADE",
         help = "Weakest evidence that makes a parent: header, local_wire, tcp_option, \
-                goroutine, loop, thread, answering, started; a weaker one makes a link [default: started]"
+                goroutine, loop, thread, answering, started, handed_off, handed_back, sole; a \
+                weaker one makes a link [default: handed_off]"
     )]
     pub parent_evidence: Option<String>,
 

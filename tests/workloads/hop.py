@@ -4,11 +4,15 @@
     hop.py ADDRESS HOST:PORT    calls HOST:PORT before it answers; a path that begins with
                                 /thread from a thread that is started for it, one that begins with
                                 /kept over a blocking connection that is kept
+
+Either may be the path of a unix socket instead.
 """
 
 import http.client
 import http.server
 import json
+import socket
+import socketserver
 import sys
 import threading
 
@@ -17,11 +21,27 @@ KEPT = http.client.HTTPConnection(BACK) if BACK else None
 LOCK = threading.Lock()
 
 
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost")
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self.path)
+
+
+def connection_to(place):
+    if place.startswith("/"):
+        return UnixConnection(place)
+    return http.client.HTTPConnection(place, timeout=60)
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def call(self):
-        connection = http.client.HTTPConnection(BACK, timeout=60)
+        connection = connection_to(BACK)
         connection.request("GET", "/back" + self.path)
         self.body = connection.getresponse().read()
         connection.close()
@@ -50,6 +70,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-server = http.server.ThreadingHTTPServer((sys.argv[1], 0), Handler)
-print(json.dumps({"port": server.server_address[1]}), flush=True)
+class Server6(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+    def get_request(self):
+        # The handler expects an address with two parts.
+        accepted, _ = super().get_request()
+        return accepted, ("unix", 0)
+
+
+ADDRESS = sys.argv[1]
+if ADDRESS.startswith("/"):
+    server, port = UnixServer(ADDRESS, Handler), 0
+else:
+    of_family = Server6 if ":" in ADDRESS else http.server.ThreadingHTTPServer
+    server = of_family((ADDRESS, 0), Handler)
+    port = server.server_address[1]
+print(json.dumps({"port": port}), flush=True)
 server.serve_forever()

@@ -11,6 +11,7 @@ what the server itself counted: method, path, status, request_body, response_bod
       ?traceparent=forward | own              with the inbound header, or with one of its own
     /command/PATH  /helpers/PATH  /pool/PATH  the same by curl, by two threads of its own that are
                                               joined, or by a pool of threads that grows and stays
+    /sum/N                                    waits for that pool to count to N, without a call
     /die/N                                    promises N bytes, sends half, ends the process
     /exit                                     ends the process without an answer
 
@@ -126,6 +127,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, b"done\n")
         elif name == "pool":
             self.server.pool.submit(ask, self.server.backend, f"/{argument}").result()
+            self.answer(200, b"done\n")
+        elif name == "sum":
+            self.server.pool.submit(sum, range(int(argument))).result()
             self.answer(200, b"done\n")
         elif name == "die":
             self.die(int(argument))

@@ -29,7 +29,7 @@ use aya_ebpf::{
 use crate::{
     connection::{self, Place},
     emit, frames,
-    hooks::{inject_context, inject_option},
+    hooks::{hand_off, inject_context, inject_option},
     maps::{CONNECTIONS, config},
     process::{self, TracedUnit},
     read::{
@@ -513,6 +513,9 @@ fn emit_turn<const LOOPS: bool>(
                 state.turn_captured += captured;
             }
         }
+    }
+    if traced.is_followed && place.turn_start {
+        hand_off::note_read(transfer.direction, state, now_ns);
     }
     connection::advance(state, transfer.direction, moved, now_ns, tail);
     Some(Spoken::Other)

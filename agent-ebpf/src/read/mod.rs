@@ -3,6 +3,7 @@
 //! Offsets come from the running kernel's BTF through [`KernelField`]. A field that this kernel
 //! lacks reads as `None`.
 
+pub(crate) mod file;
 pub(crate) mod go;
 pub(crate) mod sock;
 pub(crate) mod task;

@@ -71,7 +71,7 @@ pub(crate) fn registers() -> Option<Registers> {
             code_segment: typed_field(base, KernelField::RegistersCodeSegment)?,
         });
     }
-    let base = registers_probed()?;
+    let base = registers_probed(current())?;
     Some(Registers {
         system_call: field(base, KernelField::RegistersSystemCall)?,
         arguments: [
@@ -83,11 +83,11 @@ pub(crate) fn registers() -> Option<Registers> {
     })
 }
 
-/// The current task's user registers, as they lie on its kernel stack. Not where the verifier knows
-/// what they are.
+/// A task's user registers, as they lie on its kernel stack. Not where the verifier knows what they
+/// are.
 #[inline(always)]
-fn registers_probed() -> Option<*const u8> {
-    let stack: *const u8 = field(current(), KernelField::TaskStack)?;
+fn registers_probed(task: *const u8) -> Option<*const u8> {
+    let stack: *const u8 = field(task, KernelField::TaskStack)?;
     let distance = config!(stack_bytes).checked_sub(config!(registers_bytes))?;
     // SAFETY: only an address is computed; reading it is checked by the helper.
     Some(unsafe { stack.add(distance as usize) })
@@ -101,7 +101,38 @@ fn register(name: KernelField) -> Option<u64> {
         let base = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
         return typed_field(base, name);
     }
-    field(registers_probed()?, name)
+    field(registers_probed(current())?, name)
+}
+
+/// The current task, or another one that the verifier knows as a task.
+#[derive(Clone, Copy)]
+pub(crate) enum Whose {
+    Current,
+    Of(*const u8),
+}
+
+/// One of the user registers with which a task entered the kernel; all bits set when it cannot be
+/// read, which no system call number is. A plain number, as in [`super::file`].
+#[inline(always)]
+pub(crate) fn entry_register(whose: Whose, name: KernelField) -> u64 {
+    if config!(has_task_registers_helper) == 1 {
+        let task = match whose {
+            // SAFETY: no preconditions.
+            Whose::Current => unsafe { bpf_get_current_task_btf() },
+            Whose::Of(task) => task.cast_mut().cast(),
+        };
+        // SAFETY: the helper wants a task; the verifier sees to it.
+        let base = unsafe { bpf_task_pt_regs(task) } as *const u8;
+        return typed_field(base, name).unwrap_or(u64::MAX);
+    }
+    let task = match whose {
+        Whose::Current => current(),
+        Whose::Of(task) => task,
+    };
+    match registers_probed(task) {
+        Some(base) => field(base, name).unwrap_or(u64::MAX),
+        None => u64::MAX,
+    }
 }
 
 /// First argument of the current system call; `UNKNOWN_DESCRIPTOR` when it cannot be read.

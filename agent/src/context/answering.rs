@@ -104,6 +104,8 @@ pub struct Answering<E> {
     processes: FxHashMap<ProcessId, Waiting<E>>,
     /// Who began an answer that has not ended.
     answerers: FxHashMap<E, Unit>,
+    /// When each process made its latest call that waited in vain.
+    unexplained: FxHashMap<ProcessId, u64>,
     verdicts: VecDeque<Verdict<E>>,
 }
 
@@ -114,6 +116,7 @@ impl<E> Default for Answering<E> {
             requests: FxHashMap::default(),
             processes: FxHashMap::default(),
             answerers: FxHashMap::default(),
+            unexplained: FxHashMap::default(),
             verdicts: VecDeque::new(),
         }
     }
@@ -188,6 +191,45 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
             thread.is_loop = false;
             thread.is_worker = true;
         }
+    }
+
+    /// A thread did its work for another one: those of its calls are that one's from now on.
+    pub fn hand_over(&mut self, from: Unit, to: Unit, is_theirs: impl Fn(E) -> bool) -> Vec<E> {
+        let is_useless = from == to || self.threads.get(&to).is_some_and(|thread| thread.is_loop);
+        let Some(worker) = self.threads.get_mut(&from).filter(|_| !is_useless) else {
+            return Vec::new();
+        };
+        let (given, kept) = worker
+            .calls
+            .drain(..)
+            .partition(|(_, call)| is_theirs(*call));
+        worker.calls = kept;
+        let given: VecDeque<(u64, E)> = given;
+        self.tidy(from);
+        if given.is_empty() {
+            return Vec::new();
+        }
+        let Some(taker) = self.thread(to) else {
+            self.give_up(from, given);
+            return Vec::new();
+        };
+        taker.calls.extend(given.iter().copied());
+        let process = self.processes.entry(from.process).or_default();
+        for call in &given {
+            process.calls.insert(*call, to);
+        }
+        given.into_iter().map(|(_, call)| call).collect()
+    }
+
+    /// Whether the process made calls since that nothing explains, so far.
+    pub fn has_calls_since(&self, process: ProcessId, start_ns: u64) -> bool {
+        let waiting = self.processes.get(&process);
+        let latest = waiting.and_then(|waiting| waiting.calls.last_key_value());
+        latest.is_some_and(|((at_ns, _), _)| *at_ns >= start_ns)
+            || self
+                .unexplained
+                .get(&process)
+                .is_some_and(|at_ns| *at_ns >= start_ns)
     }
 
     /// A thread wrote the first byte of an answer.
@@ -296,6 +338,7 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
                 self.processes.remove(&process);
             }
         }
+        self.unexplained.remove(&process);
         self.threads.retain(|unit, _| unit.process != process);
         self.answerers.retain(|_, unit| unit.process != process);
     }
@@ -404,6 +447,8 @@ impl<E: Copy + Ord + std::hash::Hash> Answering<E> {
             if thread.is_idle() {
                 self.threads.remove(&unit);
             }
+            let latest_ns = self.unexplained.entry(process_id).or_default();
+            *latest_ns = start_ns.max(*latest_ns);
             self.verdicts.push_back(Verdict::Unknown { call });
         }
         process.calls.extend(kept);

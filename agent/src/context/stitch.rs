@@ -292,7 +292,9 @@ impl<T> Stitcher<T> {
             if let Some(node) = self.nodes.get_mut(call) {
                 node.caller = Some((exchange, evidence));
             }
-            self.suggest_upwards(call, exchange);
+            if evidence <= self.weakest {
+                self.suggest_upwards(call, exchange);
+            }
         }
         self.handle_no_caller(call);
     }
@@ -396,12 +398,6 @@ impl<T> Stitcher<T> {
             && self.servers.is_empty()
             && self.held == 0
             && self.blocked.is_empty()
-    }
-
-    pub fn is_open(&self, key: NodeKey) -> bool {
-        self.nodes
-            .get(key)
-            .is_some_and(|node| node.end_ns.is_none())
     }
 
     fn adopt(&mut self, parent: NodeKey) {
@@ -561,7 +557,9 @@ impl<T> Stitcher<T> {
             None => None,
         };
         let (caller, weak) = match caller {
-            Some((identity, evidence, _)) if evidence > self.weakest => (None, Some(identity)),
+            Some((identity, evidence, _)) if evidence > self.weakest => {
+                (None, Some((identity, evidence)))
+            }
             strong => (strong, None),
         };
         // A header of ours carries the context on, though the program wrote none.
@@ -583,7 +581,7 @@ impl<T> Stitcher<T> {
         };
         identity
             .links
-            .extend(weak.as_ref().map(identity::weak_link));
+            .extend(weak.map(|(caller, evidence)| identity::weak_link(&caller, evidence)));
         identity.passing = passing;
         if let Some(node) = self.nodes.get_mut(key) {
             node.identity = Some(identity.clone());

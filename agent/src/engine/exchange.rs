@@ -1,9 +1,11 @@
 //! Exchanges in flight: what sessions learn, told to the parts that join traces. Pure.
 
+mod hand_off;
+
 use std::collections::VecDeque;
 
 use opentelemetry::{SpanId, TraceId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     both_ends::BothEnds,
@@ -17,6 +19,7 @@ use crate::{
         Evidence, Stitcher,
         answering::{Answering, Verdict},
         goroutine::Goroutines,
+        handed_off::HandOffs,
         lineage::{Discipline, Lineage, Use},
         propagation,
         started::{Child, Starts},
@@ -27,6 +30,8 @@ use crate::{
     self_metrics::{Counter, SelfMetrics},
     span::{Details, Kind, attribute, attribute::Value},
 };
+
+pub(super) use self::hand_off::Followed;
 
 /// What a span needs besides its identity.
 #[derive(Debug)]
@@ -90,6 +95,11 @@ pub(super) struct Exchanges {
     calls: VecDeque<Call>,
     starts: Starts<NodeKey>,
     pub(super) both_ends: BothEnds,
+    hand_offs: HandOffs<NodeKey>,
+    /// Open requests of each process that serves.
+    serving: FxHashMap<ProcessId, FxHashSet<NodeKey>>,
+    /// Changes that were not asked for yet.
+    followed: VecDeque<Followed>,
     pub(super) goroutines: Goroutines<NodeKey>,
 }
 
@@ -221,6 +231,7 @@ impl Exchanges {
                 );
                 match kind {
                     Kind::Server => {
+                        self.serving.entry(unit.process).or_default().insert(node);
                         self.note_worker(unit, stitcher);
                         self.lineage
                             .handle_request(unit, connection.id, node, discipline);
@@ -241,12 +252,10 @@ impl Exchanges {
                         }
                     }
                     Kind::Client => {
-                        if caller.is_none() && !is_goroutine {
-                            let supposed = self.starts.handle_call(unit, node, time_ns);
-                            if supposed.is_some() || self.answering.handle_call(unit, node, time_ns)
-                            {
-                                stitcher.handle_undecided(node, supposed);
-                            }
+                        if let Some((caller, _)) = caller {
+                            self.hand_offs.handle_own_call(unit, caller);
+                        } else if !is_goroutine {
+                            self.leave_open(unit, node, time_ns, stitcher);
                         }
                     }
                 }
@@ -271,12 +280,15 @@ impl Exchanges {
                     stitcher.handle_header(open.node, context);
                 }
             }
-            Progress::ResponseStarted { exchange, .. } => {
+            Progress::ResponseStarted { exchange, time_ns } => {
                 if let Some(open) = self.open.get(&(connection.id, exchange)).copied() {
                     if let Some(minted) = self.take_sent_late(connection, &open) {
                         stitcher.handle_minted(open.node, minted);
                     }
                     stitcher.handle_answered(open.node);
+                    if connection.kind == Kind::Client {
+                        self.hand_offs.handle_answer(open.node, time_ns);
+                    }
                     if let (Kind::Server, Some(origin)) = (connection.kind, sender(origin)) {
                         self.note_worker(origin.unit, stitcher);
                         self.answering.handle_answer(origin.unit, open.node);
@@ -298,6 +310,10 @@ impl Exchanges {
                     let last = sender(origin).map(|origin| origin.unit);
                     self.answering.handle_finished(open.node, last);
                     self.starts.handle_finished(open.node, end_ns);
+                    // Which calls were made for it is known before it is looked at.
+                    self.tell_verdicts(stitcher);
+                    self.note_finished(&open, start_ns, end_ns, stitcher);
+                    self.forget_served(&open);
                 }
                 self.goroutines.handle_answered(connection.id, open.node);
                 if self.latest.get(&connection.id) == Some(&open.node) {
@@ -335,9 +351,16 @@ impl Exchanges {
         while let Some(verdict) = self.answering.poll().or_else(|| self.starts.poll()) {
             match verdict {
                 Verdict::Made { call, exchange } => {
-                    stitcher.handle_caller(call, exchange, Evidence::Answering);
+                    if self.hand_offs.handle_made(call, exchange) {
+                        stitcher.handle_undecided(call, Some(exchange));
+                    } else {
+                        stitcher.handle_caller(call, exchange, Evidence::Answering);
+                    }
                 }
-                Verdict::Unknown { call } => stitcher.handle_no_caller(call),
+                Verdict::Unknown { call } => {
+                    self.note_unknown(call);
+                    stitcher.handle_no_caller(call);
+                }
             }
         }
     }
@@ -349,7 +372,9 @@ impl Exchanges {
         self.answering.handle_loss();
         self.starts.handle_loss();
         self.goroutines.handle_loss();
+        self.hand_offs.handle_loss();
         self.tell_verdicts(stitcher);
+        self.tell_outcomes(stitcher);
     }
 
     /// A thread read from a socket that is in an epoll set. Returns whether it is taken for a loop
@@ -394,6 +419,7 @@ impl Exchanges {
         self.starts.handle_tick(now_ns);
         self.both_ends.handle_tick(now_ns, stitcher);
         self.tell_verdicts(stitcher);
+        self.settle_handed(now_ns, stitcher);
     }
 
     /// A thread ended that was not the last one of its process.
@@ -401,6 +427,7 @@ impl Exchanges {
         self.settle_started(Child::Thread(unit), stitcher);
         self.lineage.handle_thread_exit(unit);
         self.answering.handle_thread_exit(unit);
+        self.hand_offs.handle_thread_exit(unit);
         self.tell_verdicts(stitcher);
     }
 
@@ -421,6 +448,7 @@ impl Exchanges {
         self.answering.handle_exit(process);
         self.goroutines.handle_exit(process);
         self.tell_verdicts(stitcher);
+        self.handle_exec(process);
     }
 
     #[cfg(test)]
@@ -433,6 +461,8 @@ impl Exchanges {
             && self.carried.is_empty()
             && self.starts.is_empty()
             && self.both_ends.is_empty()
+            && self.hand_offs.is_empty()
+            && self.serving.is_empty()
             && self.goroutines.is_empty()
     }
 

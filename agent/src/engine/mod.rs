@@ -20,7 +20,7 @@ use agent_common::connection::ConnectionState;
 use rustc_hash::FxHashMap;
 
 use self::{
-    exchange::{Exchanges, Finished},
+    exchange::{Exchanges, Finished, Followed},
     facts::ConnectionFacts,
     watchdog::Watchdog,
 };
@@ -85,6 +85,11 @@ pub enum Command {
     /// A traced process speaks TLS on a connection of which only the encrypted bytes are seen.
     /// There is nothing to answer.
     NoteTls(ProcessId),
+    /// Calls of this process seem to be made by threads that requests are handed to: watch its
+    /// threads. There is nothing to answer.
+    Follow(ProcessId),
+    /// Watching them was of no use, or the process ended. There is nothing to answer.
+    Unfollow(ProcessId),
     /// Requests of this process fare worse since headers are put into them: stop it. There is
     /// nothing to answer.
     StopInjecting(ProcessId),
@@ -204,6 +209,7 @@ impl Engine {
             EventKind::Exec(exec) => {
                 self.processes.handle_exec(&exec);
                 self.rejected.remove(&exec.process);
+                self.exchanges.handle_exec(exec.process);
                 self.commands.push_back(match exec.traced {
                     Traced::Provisionally => Command::Consider(exec.process),
                     _ => Command::NoteProgram(exec.process),
@@ -231,6 +237,10 @@ impl Engine {
                 self.processes.handle_exit(process, now_ns);
             }
             EventKind::PlaintextOpened(opened) => self.handle_plaintext(&opened, now_ns),
+            EventKind::HandOff(wake) => {
+                self.exchanges
+                    .handle_hand_off(&wake, now_ns, &mut self.stitcher);
+            }
             EventKind::Minted(minted) => self.handle_minted(&minted),
             EventKind::Carried(carried) => self.exchanges.carried.handle(&carried, now_ns),
             EventKind::GoCall {
@@ -358,9 +368,14 @@ impl Engine {
     }
 
     pub fn poll_command(&mut self) -> Option<Command> {
+        let followed = |change| match change {
+            Followed::FromNowOn(process) => Command::Follow(process),
+            Followed::NoMore(process) => Command::Unfollow(process),
+        };
         self.processes
             .poll_unread()
             .map(Command::ReadProcess)
+            .or_else(|| self.exchanges.poll_followed().map(followed))
             .or_else(|| self.commands.pop_front())
     }
 

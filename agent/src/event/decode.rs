@@ -9,7 +9,7 @@ use agent_common::{
     },
     injection::ContextMinted,
     payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
-    process::{ExecutionUnit, GoCall, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
+    process::{self, ExecutionUnit, GoCall, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
     record::{RecordHeader, RecordKind},
     tcp_option::ContextCarried,
 };
@@ -17,7 +17,7 @@ use thiserror::Error;
 use zerocopy::FromBytes;
 
 use super::{
-    Carried, ConnectionId, Data, Endpoints, Event, EventKind, Exec, Minted, Pieces,
+    Carried, ConnectionId, Data, Endpoints, Event, EventKind, Exec, HandOff, Minted, Pieces,
     PlaintextOpened, ProcessId, Task, TaskIds, Unit,
 };
 
@@ -102,6 +102,20 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
         RecordKind::ContextMinted => minted(bytes)?,
         RecordKind::ContextCarried => carried(bytes)?,
         RecordKind::PlaintextOpened => plaintext_opened(bytes)?,
+        RecordKind::HandOff => {
+            let (record, _) = read::<process::HandOff>(bytes)?;
+            let from = unit(&record.unit);
+            EventKind::HandOff(HandOff {
+                from,
+                to: Unit {
+                    thread_id: record.woken_thread_id,
+                    ..from
+                },
+                waiting_since_ns: record.waiting_since_ns,
+                request_ns: record.request_ns,
+                answer_ns: record.answer_ns,
+            })
+        }
         RecordKind::GoCall => {
             let (record, _) = read::<GoCall>(bytes)?;
             EventKind::GoCall {

@@ -154,6 +154,8 @@ pub enum EventKind<'a> {
     Carried(Carried),
     /// A TLS session is known to travel on a connection.
     PlaintextOpened(PlaintextOpened),
+    /// A thread woke another one on purpose.
+    HandOff(HandOff),
     /// A goroutine is about to use a connection for a request of Go's HTTP client.
     GoCall {
         process: ProcessId,
@@ -173,6 +175,18 @@ pub struct PlaintextOpened {
     /// TCP sequence numbers at which the carrier began, inbound and outbound; 0 where the other
     /// end may count the plaintext in another way.
     pub origins: [u32; 2],
+}
+
+/// A thread woke another one of its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandOff {
+    pub from: Unit,
+    pub to: Unit,
+    pub waiting_since_ns: u64,
+    /// When the waker last read the beginning of a request; 0 where the woken thread is no worker.
+    pub request_ns: u64,
+    /// When it last read the beginning of an answer; 0 where the woken one does not wait for that.
+    pub answer_ns: u64,
 }
 
 /// Ids that the kernel side made for a request.

@@ -233,15 +233,17 @@ const ALWAYS: &[Hook] = &[
     tracepoint("sched_process_exit", false),
 ];
 
-/// Symbol and purpose of the hooks that every path has.
+/// Symbol and purpose of the hooks that do not depend on the path.
 pub fn optional_hooks() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ALWAYS.iter().map(|hook| {
+    let always = ALWAYS.iter().map(|hook| {
         let purpose = match hook.symbol {
             "inet_sock_set_state" | "tcp_destroy_sock" => "begin and end of connections",
             _ => "begin and end of processes",
         };
         (hook.symbol, purpose)
-    })
+    });
+    let hand_off = HAND_OFF.map(|symbol| (symbol, "work handed from thread to thread"));
+    always.chain(hand_off)
 }
 
 /// A hook that could not be had.
@@ -304,6 +306,29 @@ pub fn attach_always(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Unattached> {
                 .err()
                 .map(|error| describe(hook, &error))
         })
+        .collect()
+}
+
+/// Hooks that [`super::hand_off`] attaches while they are needed.
+pub(super) const HAND_OFF: [&str; 2] = ["sched_switch", "sched_waking"];
+
+/// Loads what is attached later; returns what could not be had.
+pub fn load_for_later(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Unattached> {
+    let load = |ebpf: &mut Ebpf, hook: &Hook| {
+        let program = ebpf
+            .program_mut(hook.program)
+            .ok_or(AttachError::NoProgram(hook.program))?;
+        let loaded = <&mut BtfTracePoint>::try_from(program)
+            .and_then(|program| program.load(hook.symbol, btf));
+        loaded.map_err(|source| AttachError::Program {
+            symbol: hook.symbol,
+            source,
+        })
+    };
+    HAND_OFF
+        .map(|name| tracepoint(name, false))
+        .iter()
+        .filter_map(|hook| Some(describe(hook, &load(ebpf, hook).err()?)))
         .collect()
 }
 

@@ -34,10 +34,12 @@ pub enum Feature {
     TcpOption,
     /// Goroutines of Go programs.
     Goroutines,
+    /// Work that threads hand to each other.
+    HandOff,
 }
 
 impl Feature {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SocketCapture,
         Self::UnixSockets,
         Self::LocalWire,
@@ -51,6 +53,7 @@ impl Feature {
         Self::HeaderInjection,
         Self::TcpOption,
         Self::Goroutines,
+        Self::HandOff,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -68,6 +71,7 @@ impl Feature {
             Self::HeaderInjection => "header injection",
             Self::TcpOption => "trace context in TCP options",
             Self::Goroutines => "goroutines of Go programs",
+            Self::HandOff => "work handed from thread to thread",
         }
     }
 }
@@ -118,6 +122,16 @@ pub const fn needed_by(field: KernelField) -> Feature {
         | F::MemoryArgumentsEnd
         | F::MemoryEnvironmentEnd
         | F::ProgramInterpreter => Feature::ExecEnvironment,
+        F::TaskState
+        | F::TaskOnCpu
+        | F::TaskFiles
+        | F::FilesTable
+        | F::TableFiles
+        | F::TableSize
+        | F::FileInode
+        | F::FilePrivate
+        | F::InodeMode
+        | F::RegistersArgument4 => Feature::HandOff,
         F::TaskSignal | F::SignalLive => Feature::ProcessExit,
     }
 }

@@ -3,7 +3,7 @@
 use agent_common::{
     connection::ConnectionState,
     drop_reason::DropReason,
-    process::{GO, PROVISIONAL},
+    process::{FOLLOWED, GO, PROVISIONAL},
 };
 use anyhow::{Context as _, Result};
 use aya::{
@@ -61,10 +61,19 @@ impl Processes {
     /// The process is made by Go, and the kernel side was told how to read it; or it is not, any
     /// more. One that is not traced, because it ended, stays so.
     pub fn mark_go(&mut self, process: ProcessId, is_go: bool) -> Result<()> {
+        self.mark(process, GO, is_go)
+    }
+
+    /// What threads of the process hand to each other is watched, or not any more.
+    pub fn mark_followed(&mut self, process: ProcessId, is_followed: bool) -> Result<()> {
+        self.mark(process, FOLLOWED, is_followed)
+    }
+
+    fn mark(&mut self, process: ProcessId, bit: u64, is_set: bool) -> Result<()> {
         let Ok(before) = self.map.get(&process.pid, 0) else {
             return Ok(());
         };
-        let after = if is_go { before | GO } else { before & !GO };
+        let after = if is_set { before | bit } else { before & !bit };
         if before == after {
             return Ok(());
         }

@@ -9,6 +9,7 @@ pub mod btf;
 pub mod features;
 pub mod frames;
 pub mod go;
+pub mod hand_off;
 pub mod injection;
 pub mod layout;
 pub mod maps;

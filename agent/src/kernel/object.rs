@@ -19,11 +19,15 @@ use thiserror::Error;
 use tracing::{debug, info, warn};
 
 use super::{
-    attach::{AttachError, CapturePath, Unattached, Variant, attach_always, attach_path, reason},
+    attach::{
+        AttachError, CapturePath, Unattached, Variant, attach_always, attach_path, load_for_later,
+        reason,
+    },
     btf::KernelTypes,
     features::Helpers,
     frames::Frames,
     go::GoHooks,
+    hand_off::HandOffHooks,
     injection::{Carriers, Injection, Outcomes},
     layout::{Feature, needed_by, resolve},
     maps::{Connections, Drops, Processes},
@@ -92,6 +96,7 @@ pub struct Kernel {
     pub frames: Frames,
     pub go: GoHooks,
     pub tls: TlsHooks,
+    pub hand_off: HandOffHooks,
     pub drops: Drops,
     /// `None` when it was not asked for.
     pub injection: Option<Injection>,
@@ -133,6 +138,7 @@ pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
         match try_path(&mut loader, settings, config, &kinds, path) {
             Ok((mut ebpf, mut unattached)) => {
                 unattached.extend(attach_always(&mut ebpf, btf));
+                unattached.extend(load_for_later(&mut ebpf, btf));
                 let report = Report {
                     capture: path,
                     rejected,
@@ -321,6 +327,7 @@ fn finish(
         frames,
         go: GoHooks::take(&ebpf).map_err(object)?,
         tls: TlsHooks::new(&ebpf),
+        hand_off: HandOffHooks::take(&ebpf),
         drops,
         injection,
         outcomes,

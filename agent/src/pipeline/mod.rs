@@ -18,6 +18,7 @@
 )]
 
 mod findings;
+mod following;
 mod injecting;
 mod libraries;
 mod programs;
@@ -40,6 +41,7 @@ use tokio::{
 };
 
 use self::{
+    following::Following,
     injecting::Injecting,
     libraries::Libraries,
     programs::Programs,
@@ -130,6 +132,7 @@ async fn trace(config: Config) -> Result<u8, Failure> {
             frames: loaded.frames,
             targets,
             injecting: Injecting::new(loaded.injection),
+            following: Following::new(loaded.hand_off),
         },
         engine::Engine::new(engine_config, Arc::clone(&metrics)),
         recording,

@@ -132,6 +132,13 @@ impl Targets {
         }
     }
 
+    /// What threads of a process hand to each other is watched, or not any more.
+    pub(super) fn mark_followed(&mut self, id: ProcessId, is_followed: bool) {
+        if let Err(error) = self.traced.mark_followed(id, is_followed) {
+            tracing::warn!(pid = id.pid, %error, "work handed from thread to thread not followed");
+        }
+    }
+
     /// Lets go of what belongs to programs that ended.
     pub(super) fn sweep(&mut self) {
         self.programs.sweep();

@@ -16,7 +16,10 @@ use anyhow::{Context as _, anyhow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use super::{findings::Findings, injecting::Injecting, recording::Recording, targets::Targets};
+use super::{
+    findings::Findings, following::Following, injecting::Injecting, recording::Recording,
+    targets::Targets,
+};
 use crate::{
     engine::{Command, Engine, replay::Entry},
     event::{ConnectionId, ProcessId, Unit, clock::WallClock, decode},
@@ -73,6 +76,7 @@ pub(super) struct Answers {
     pub(super) frames: Frames,
     pub(super) targets: Targets,
     pub(super) injecting: Injecting,
+    pub(super) following: Following,
 }
 
 pub(super) struct Threads {
@@ -98,6 +102,7 @@ impl Threads {
             frames,
             targets,
             injecting,
+            following,
         } = answers;
         let shell = {
             let metrics = Arc::clone(&metrics);
@@ -107,6 +112,7 @@ impl Threads {
                 connections,
                 frames,
                 injecting,
+                following,
                 targets,
                 recording,
                 sink,
@@ -217,6 +223,7 @@ struct Shell {
     connections: Connections,
     frames: Frames,
     injecting: Injecting,
+    following: Following,
     targets: Targets,
     recording: Recording,
     sink: SpanSink,
@@ -359,6 +366,15 @@ impl Shell {
                 Command::FollowFrames(id) => tell(self.frames.follow(id)),
                 Command::LeaveFrames(id) => tell(self.frames.leave(id)),
                 Command::NoteTls(id) => self.targets.note_tls(id, boottime_ns()),
+                Command::Follow(id) => {
+                    if self.following.follow(id) {
+                        self.targets.mark_followed(id, true);
+                    }
+                }
+                Command::Unfollow(id) => {
+                    self.following.leave(id);
+                    self.targets.mark_followed(id, false);
+                }
                 Command::NoteProgram(id) => {
                     self.targets.note_program(id, boottime_ns());
                     if let Some(facts) = self.engine.facts(id) {

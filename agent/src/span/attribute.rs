@@ -154,6 +154,8 @@ pub const ERROR_TYPE: &str = "error.type";
 pub const PARENT_EVIDENCE: &str = "ebpf_agent.parent.evidence";
 /// Why a link is not a parent.
 pub const LINK_REASON: &str = "ebpf_agent.link.reason";
+/// Of a link with the reason `weak_evidence`: which.
+pub const LINK_EVIDENCE: &str = "ebpf_agent.link.evidence";
 /// What of the exchange was not observed (`response`, `response_end`, `request_start`...); absent
 /// when all was.
 pub const UNOBSERVED: &str = "ebpf_agent.unobserved";

@@ -28,13 +28,14 @@ const RIGHT_WHERE_KNOWN: u64 = 9_990;
 /// Losses that cost a join, or part of a call that began before the agent, but no span.
 const HARMLESS: [&str; 2] = ["trace_hold_full", "entry_missing"];
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "Runtime",
     "Clients",
     "Recorded %",
     "Right parent %",
     "Whole chain %",
     "Orphan %",
+    "Links, right / wrong",
     "**Wrong parent %**",
     "Background calls with a parent",
     "Duration error, median / p99",
@@ -161,6 +162,7 @@ pub(super) fn line(runtime: &Runtime, cell: &Cell) -> String {
         right,
         chain,
         orphan,
+        links,
         wrong,
         background,
         duration,
@@ -168,7 +170,7 @@ pub(super) fn line(runtime: &Runtime, cell: &Cell) -> String {
     ] = columns(runtime, cell);
     let mut line = format!(
         "{:<31} clients {clients:>2}: recorded {recorded:>6}, right {right:>6}, whole chain \
-         {chain:>6}, orphan {orphan:>6}, WRONG {wrong:>4}; background {background}; duration \
+         {chain:>6}, orphan {orphan:>6}, links {links}, WRONG {wrong:>4}; background {background}; duration \
          error {duration}; {evidence}",
         runtime.title
     );
@@ -178,7 +180,7 @@ pub(super) fn line(runtime: &Runtime, cell: &Cell) -> String {
     line
 }
 
-fn columns(runtime: &Runtime, cell: &Cell) -> [String; 10] {
+fn columns(runtime: &Runtime, cell: &Cell) -> [String; 11] {
     let requests = cell.requests;
     let spans = 3 * requests;
     let background = match runtime.background {
@@ -196,6 +198,7 @@ fn columns(runtime: &Runtime, cell: &Cell) -> [String; 10] {
         at_least(cell.in_process.right, requests),
         at_least(cell.whole_chains, requests),
         at_most(cell.in_process.orphan, requests),
+        format!("{} / {}", cell.linked_right, cell.linked_wrong),
         at_most(cell.wrong(), requests),
         background,
         format!("{} / {}", time(error.median_us), time(error.p99_us)),

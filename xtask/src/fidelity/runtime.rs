@@ -66,7 +66,13 @@ pub(super) enum BackgroundJob {
     Absent,
 }
 
-pub(super) const RUNTIMES: [Runtime; 16] = [
+/// A worker that is never idle takes one piece of work after the other.
+const QUEUED: Proof = Proof::Lacking(
+    "which piece of work a thread takes from a queue that has several, and for which of them it \
+     called out",
+);
+
+pub(super) const RUNTIMES: [Runtime; 20] = [
     Runtime {
         name: "python_threads",
         title: "Python threads",
@@ -278,6 +284,50 @@ pub(super) const RUNTIMES: [Runtime; 16] = [
         calls: Speaks::Grpc,
         version: || Ok(format!("tonic {}", locked("tonic")?)),
         front: |place| example(place, "fidelity_tonic"),
+    },
+    Runtime {
+        name: "python_pool",
+        title: "Python threads, calls by a pool",
+        programs: Programs::OfTests,
+        proof: QUEUED,
+        background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
+        version: || first_line(Command::new(setup::python()?).arg("--version")),
+        front: |place| Ok(place.script(setup::python()?, "python_pool/front.py")),
+    },
+    Runtime {
+        name: "python_pipes",
+        title: "Python threads, calls by workers at pipes",
+        programs: Programs::OfTests,
+        proof: QUEUED,
+        background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
+        version: || first_line(Command::new(setup::python()?).arg("--version")),
+        front: |place| Ok(place.script(setup::python()?, "python_pipes/front.py")),
+    },
+    Runtime {
+        name: "java_pool",
+        title: "Java, calls by CompletableFuture",
+        programs: Programs::OfFidelity,
+        proof: QUEUED,
+        background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
+        version: || first_line(Command::new("java").arg("--version")),
+        front: |place| Ok(place.script("java".into(), "java_pool/Front.java")),
+    },
+    Runtime {
+        name: "ruby_pool",
+        title: "Ruby WEBrick, calls by a pool",
+        programs: Programs::OfFidelity,
+        proof: QUEUED,
+        background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Http1,
+        version: || first_line(Command::new("ruby").args(["-rwebrick", "-e", WEBRICK_VERSION])),
+        front: |place| Ok(place.script("ruby".into(), "ruby_pool/front.rb")),
     },
 ];
 

@@ -24,7 +24,7 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("nghttpd", "nghttp2-server"), // tests
     ("wget", "wget"),              // tests: a client that uses GnuTLS
     ("ip", "iproute2"),            // tests: network namespaces
-    ("nft", "nftables"),           // tests: a firewall on the way
+    ("nft", "nftables"),           // tests: firewalls, translated addresses
     ("node", "nodejs"),            // tests, demo
     ("npm", "npm"),                // tests: packages of Node
     ("python3", "python3"),        // tests, demo

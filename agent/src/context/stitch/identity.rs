@@ -120,11 +120,14 @@ pub(super) fn passing(own: Option<&RemoteContext>, caller: Option<&Caller>) -> O
 const WEAK_EVIDENCE: &str = "weak_evidence";
 
 /// What would be the parent, were its evidence as strong as the user asks.
-pub(super) fn weak_link(caller: &Identity) -> Link {
+pub(super) fn weak_link(caller: &Identity, evidence: Evidence) -> Link {
     Link {
         trace_id: caller.trace_id,
         span_id: caller.span_id,
-        attributes: vec![Attribute::new(attribute::LINK_REASON, WEAK_EVIDENCE)],
+        attributes: vec![
+            Attribute::new(attribute::LINK_REASON, WEAK_EVIDENCE),
+            Attribute::new(attribute::LINK_EVIDENCE, evidence.name()),
+        ],
     }
 }
 

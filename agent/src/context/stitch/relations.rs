@@ -26,6 +26,21 @@ impl<T> Stitcher<T> {
         }
     }
 
+    pub fn is_open(&self, key: NodeKey) -> bool {
+        self.nodes
+            .get(key)
+            .is_some_and(|node| node.end_ns.is_none())
+    }
+
+    /// Whether calls are known to have been made for an exchange.
+    pub fn has_calls(&self, key: NodeKey) -> bool {
+        self.nodes.get(key).is_some_and(|node| node.children > 0)
+    }
+
+    pub fn start_ns(&self, key: NodeKey) -> Option<u64> {
+        self.nodes.get(key).map(|node| node.start_ns)
+    }
+
     /// Whether `above` is among the callers of `key`: a request that comes of itself is none.
     pub(super) fn is_below(&self, mut key: NodeKey, above: NodeKey) -> bool {
         for _ in 0..DEPTH {
