@@ -2,15 +2,15 @@
 //!
 //! A call of a library is noted for its thread on entry. A socket call of the same thread, made
 //! inside it, tells the session's connection ([`carries`]); the return tells how many bytes there
-//! were, and `plaintext::report` writes the same record as the socket hooks do. Only processes that have
-//! called a library pay for the look at the note.
+//! were, and `plaintext::report` writes the same record as the socket hooks do. Only processes
+//! that have called a library pay for the look at the note.
 //!
 //! A library may also be given its bytes by the program, which reads and writes the socket itself
 //! (memory BIOs: Node, asyncio). Then two things must agree before a session is taken for that of a
-//! connection: the connection's first bytes left right after a call of the session (`proof::claim`), and
-//! a record of TLS on it is as long as bytes that went through the session at that moment, with
-//! what a cipher adds (`proof::prove`). Until then, and where it cannot be proven, the plaintext has no
-//! addresses.
+//! connection: the connection's first bytes left right after a call of the session
+//! (`proof::claim`), and a record of TLS on it is as long as bytes that went through the session at
+//! that moment, with what a cipher adds (`proof::prove`). Until then, and where it cannot be
+//! proven, the plaintext has no addresses.
 
 mod plaintext;
 mod proof;

@@ -197,8 +197,8 @@ const RUBY: &str = "
     end
 ";
 
-/// Clients of Python, Ruby and wget, which uses `GnuTLS`, keep or do not keep their connection: each
-/// request has its span at both ends, joined.
+/// Clients of Python, Ruby and wget, which uses `GnuTLS`, keep or do not keep their connection:
+/// each request has its span at both ends, joined.
 #[test]
 fn clients_of_many_libraries() {
     require_root!();

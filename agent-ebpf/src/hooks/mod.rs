@@ -13,3 +13,4 @@ pub(crate) mod openssl;
 pub(crate) mod process;
 pub(crate) mod socket_data;
 pub(crate) mod socket_lifecycle;
+pub(crate) mod socket_record;

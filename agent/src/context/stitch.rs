@@ -3,8 +3,8 @@
 //! An exchange becomes a [`Node`] when its request begins, so that what happens meanwhile can name
 //! it as parent. Its identity (trace, parent) is settled late: when both ends of a connection are
 //! on this host, either end may be recorded first. A server's request waits for its client, as
-//! long as it makes sense by what is known of the other end of its connection, and until then so does
-//! everything below it. A call whose request is found by who
+//! long as it makes sense by what is known of the other end of its connection, and until then so
+//! does everything below it. A call whose request is found by who
 //! answers waits for that answer, and so does everything below it.
 
 mod identity;
@@ -28,8 +28,8 @@ use super::{Evidence, IdGenerator, RemoteContext};
 use crate::{event::OtherEnd, span::Kind};
 
 /// How long a server's request waits for the client's end of it to be recorded, when it is not
-/// known whether that is traced. Both are recorded within microseconds of each other unless a thread
-/// loses its CPU in between.
+/// known whether that is traced. Both are recorded within microseconds of each other unless a
+/// thread loses its CPU in between.
 pub const HOLD_NS: u64 = 100_000_000;
 
 /// As [`HOLD_NS`], when it is known to be traced: a sender may lose its CPU before it is recorded,

@@ -7,6 +7,7 @@
 
 mod both_ends;
 mod carried;
+mod closing;
 mod exchange;
 mod facts;
 mod plaintext;
@@ -29,8 +30,8 @@ use crate::{
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
-        ClosingStep, ConnectionId, Data, Direction, DirectionState, EventKind, Minted, ProcessId,
-        Role, Traced, Unit, clock::WallClock, decode,
+        ConnectionId, Data, Direction, EventKind, Minted, ProcessId, Role, Traced, Unit,
+        clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
     sample::Sampler,
@@ -464,72 +465,6 @@ impl Engine {
             connection.handle_added(minted.added_at, minted.added);
         }
         self.exchanges.handle_minted(minted);
-    }
-
-    fn handle_closing(
-        &mut self,
-        id: ConnectionId,
-        step: ClosingStep,
-        error: u32,
-        flowed: [&DirectionState; 2],
-        now_ns: u64,
-    ) {
-        let Some(connection) = self.connections.get(id) else {
-            return;
-        };
-        let unit = connection.unit;
-        if step == ClosingStep::LocalClosed {
-            self.handle_loop_gives_up(id, unit);
-        }
-        let Some(connection) = self.connections.get(id) else {
-            return;
-        };
-        if step == ClosingStep::Destroyed
-            && self
-                .lost_ns
-                .is_some_and(|lost_ns| connection.may_have_closed_unseen(lost_ns))
-        {
-            // Which side closed first decides whose failure it is.
-            connection.handle_counts(flowed);
-            self.end_connection(id, now_ns);
-            return;
-        }
-        connection.handle_closing(step, error, flowed, now_ns);
-        self.observe(id);
-        if step == ClosingStep::Destroyed {
-            self.exchanges.handle_connection_end(id);
-            // What it carried has ended before.
-            self.exchanges.handle_connection_end(id.plaintext());
-            self.connections.remove(id);
-        } else {
-            self.connections.update_ask(id, now_ns);
-        }
-    }
-
-    /// nginx closes a connection whose answer it no longer waits for: what it does next, such as
-    /// trying another server, is for the same request, though a timer and not a read led to it.
-    fn handle_loop_gives_up(&mut self, id: ConnectionId, unit: Unit) {
-        if !self.is_nginx(unit.process) {
-            return;
-        }
-        let caller = self
-            .exchanges
-            .open_on(id)
-            .and_then(|exchange| self.stitcher.caller(exchange));
-        if let Some(caller) = caller
-            && self.stitcher.is_open(caller)
-        {
-            self.exchanges.lineage.handle_loop_read(unit, Some(caller));
-        }
-    }
-
-    fn end_connection(&mut self, id: ConnectionId, now_ns: u64) {
-        if let Some(connection) = self.connections.get(id) {
-            connection.handle_lost(now_ns);
-            self.observe(id);
-        }
-        self.exchanges.handle_connection_end(id);
-        self.connections.remove(id);
     }
 
     /// Takes what a connection's session learned.

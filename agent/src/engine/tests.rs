@@ -11,7 +11,10 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::*;
-use crate::span::attribute::{HTTP_RESPONSE_STATUS_CODE, UNOBSERVED};
+use crate::{
+    event::ClosingStep,
+    span::attribute::{HTTP_RESPONSE_STATUS_CODE, UNOBSERVED},
+};
 
 const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";

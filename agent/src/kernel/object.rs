@@ -229,8 +229,8 @@ fn loader<'a>() -> Result<EbpfLoader<'a>, LoadError> {
         loader.btf(None);
         loader
     };
-    let made = std::thread::spawn(make).join();
-    made.map_err(|_| LoadError::Object("the loader cannot be made".to_owned()))
+    let joined = std::thread::spawn(make).join();
+    joined.map_err(|_| LoadError::Object("the loader cannot be made".to_owned()))
 }
 
 /// Injection is all or nothing: what was asked for and cannot be had is an error.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::{event::Pieces, protocol::Progress, span::attribute};
+use crate::{connection::beginning::KEPT, event::Pieces, protocol::Progress, span::attribute};
 
 const PROCESS: ProcessId = ProcessId {
     pid: 10,

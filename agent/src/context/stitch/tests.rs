@@ -105,8 +105,8 @@ fn either_end_may_come_first() {
     }
 }
 
-/// A server whose client is traced waits for it; one whose client is not, waits for nobody; and both
-/// join a client that was recorded first.
+/// A server whose client is traced waits for it; one whose client is not, waits for nobody; and
+/// both join a client that was recorded first.
 #[test]
 fn who_is_there_is_waited_for() {
     let server_of = |other_end| Beginning {
