@@ -148,7 +148,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let to: SocketAddr = listener.local_addr().expect("bound");
         let [blocking, other] = [(); 2].map(|()| TcpStream::connect(to).expect("it listens"));
-        let [(accepted, _), _] = [(); 2].map(|()| listener.accept().expect("two came"));
+        let [(accepted, _), (_open, _)] = [(); 2].map(|()| listener.accept().expect("two came"));
         other.set_nonblocking(true).expect("a socket");
         accepted.set_nonblocking(true).expect("a socket");
         let process = ProcessId {
