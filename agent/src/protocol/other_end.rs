@@ -33,6 +33,9 @@ const NOT_OF_CALLS: [&str; 8] = [
     attribute::URL_FULL,
 ];
 
+/// The status of HTTP under which calls are answered, whatever became of them.
+const USUAL: i64 = 200;
+
 /// Whether the other end may know more.
 #[must_use]
 pub fn is_lacking(details: &Details) -> bool {
@@ -60,7 +63,10 @@ fn lacks(details: &Details, what: &str) -> bool {
 
 fn learn_head(details: &mut Details, other: &Details) {
     if find(&other.attributes, attribute::RPC_METHOD).is_some() {
-        let is_kept = |known: &Attribute| !NOT_OF_CALLS.contains(&&*known.key);
+        let is_usual = |known: &Attribute| {
+            known.key == attribute::HTTP_RESPONSE_STATUS_CODE && known.value == Value::Int(USUAL)
+        };
+        let is_kept = |known: &Attribute| !NOT_OF_CALLS.contains(&&*known.key) && !is_usual(known);
         details.attributes.retain(is_kept);
     }
     for key in OF_HEAD {
@@ -88,28 +94,32 @@ fn learn_head(details: &mut Details, other: &Details) {
     learned(details, REQUEST_HEAD);
 }
 
-/// The status, and what it means for this end.
+/// The status, and what it means for this end. That of HTTP is none of a call's unless it is
+/// unusual, and never the call's own.
 fn learn_status(kind: Kind, details: &mut Details, other: &Details, what: &'static str) {
+    let is_call = find(&details.attributes, attribute::RPC_METHOD).is_some();
+    let name = find(&other.attributes, attribute::RPC_RESPONSE_STATUS_CODE).and_then(Value::as_str);
+    let status = match find(&other.attributes, attribute::HTTP_RESPONSE_STATUS_CODE) {
+        Some(Value::Int(status)) => Some(*status),
+        _ => None,
+    };
+    if name.is_none() && (status.is_none() || what == RPC_STATUS) {
+        return;
+    }
     let mut error = None;
-    let status = find(&other.attributes, attribute::HTTP_RESPONSE_STATUS_CODE);
-    if let Some(Value::Int(status)) = status {
-        let status = *status;
-        set(
-            details,
-            attribute::HTTP_RESPONSE_STATUS_CODE,
-            Value::Int(status),
-        );
+    if let Some(status) = status
+        && !(is_call && status == USUAL)
+    {
+        let key = attribute::HTTP_RESPONSE_STATUS_CODE;
+        set(details, key, Value::Int(status));
         let status = u16::try_from(status).unwrap_or(u16::MAX);
         error = is_error(kind, status).then(|| status_text(status));
     }
-    let name = find(&other.attributes, attribute::RPC_RESPONSE_STATUS_CODE);
-    if let Some(name) = name.and_then(Value::as_str) {
+    if let Some(name) = name {
         let key = attribute::RPC_RESPONSE_STATUS_CODE;
         set(details, key, name.to_owned().into());
         let is_error = grpc::code_of(name).is_some_and(|code| grpc::is_error(kind, code));
         error = is_error.then(|| name.into());
-    } else if status.is_none() {
-        return;
     }
     if let Some(error) = error
         && find(&details.attributes, attribute::ERROR_TYPE).is_none()
@@ -117,7 +127,10 @@ fn learn_status(kind: Kind, details: &mut Details, other: &Details, what: &'stat
         set(details, attribute::ERROR_TYPE, Value::String(error));
         details.status = Status::Error(String::new());
     }
-    learned(details, what);
+    // When this end had its response stays unknown.
+    if what != RESPONSE {
+        learned(details, what);
+    }
 }
 
 fn set(details: &mut Details, key: &'static str, value: Value) {
@@ -189,6 +202,36 @@ mod tests {
         assert_eq!(text(&client, attribute::ERROR_TYPE), Some("NOT_FOUND"));
         assert_eq!(text(&client, attribute::UNOBSERVED), None);
         assert_eq!(client.status, Status::Error(String::new()));
+    }
+
+    /// What is known to be a call has no usual status of HTTP, whoever knew what first.
+    #[test]
+    fn a_call_has_no_usual_status() {
+        let status = Attribute::new(attribute::HTTP_RESPONSE_STATUS_CODE, Value::Int(USUAL));
+        let mut plain = details("POST", &[(attribute::UNOBSERVED, "request_head")]);
+        plain.attributes.push(status.clone());
+        let mut call = details(
+            "a.B/C",
+            &[
+                (attribute::RPC_METHOD, "a.B/C"),
+                (attribute::UNOBSERVED, "response,rpc_status"),
+            ],
+        );
+        learn(Kind::Server, &mut call, &plain);
+        assert_eq!(
+            find(&call.attributes, attribute::HTTP_RESPONSE_STATUS_CODE),
+            None
+        );
+        assert_eq!(
+            text(&call, attribute::UNOBSERVED),
+            Some("response,rpc_status")
+        );
+        learn(Kind::Client, &mut plain, &call);
+        assert_eq!(
+            find(&plain.attributes, attribute::HTTP_RESPONSE_STATUS_CODE),
+            None
+        );
+        assert_eq!(text(&plain, attribute::RPC_METHOD), Some("a.B/C"));
     }
 
     /// A server learns its path from the client's URL; what neither saw stays unobserved.
