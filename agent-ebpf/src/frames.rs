@@ -73,6 +73,10 @@ pub(crate) fn begin(
     if captured < PREFACE_BYTES {
         return false;
     }
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "the area's bytes follow a head of whole words"
+    )]
     // SAFETY: the area's bytes are aligned to 8 and at least as many.
     let word = unsafe { (&raw const (*area).bytes).cast::<u64>().read_volatile() };
     if word != u64::from_ne_bytes(PREFACE_WORD) {

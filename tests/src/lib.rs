@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod go;
 pub mod http;
+pub mod long;
 pub mod namespace;
 pub mod node;
 pub mod pki;

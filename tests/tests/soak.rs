@@ -1,10 +1,11 @@
 //! Long runs in short: connections and processes come and go by the thousand, and the agent stays
 //! as it was. `EBPF_AGENT_SOAK_FACTOR` multiplies the numbers.
 
-use std::{collections::BTreeMap, env, process::Command, thread};
+use std::{collections::BTreeMap, process::Command, thread};
 
 use agent_tests::{
     agent::AgentCommand,
+    long::factor,
     process::{output, own_memory_kib},
     receiver::{Keep, Receiver, ReceiverOptions},
     require_root,
@@ -37,11 +38,6 @@ const PROCESS_KIB: u64 = 1;
 /// these runs last, and looks like a leak until then.
 const QUEUE: (&str, &str) = ("OTEL_BSP_MAX_QUEUE_SIZE", "2048");
 const BATCH: (&str, &str) = ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512");
-
-fn factor() -> u64 {
-    let given = env::var("EBPF_AGENT_SOAK_FACTOR").ok();
-    given.map_or(1, |text| text.parse().expect("a number of times"))
-}
 
 fn counting_receiver() -> Receiver {
     Receiver::start_with(ReceiverOptions {

@@ -44,6 +44,7 @@ const POLLED_BYTES: u64 = 8;
 /// `CLOCK_BOOTTIME` in nanoseconds; 0 never.
 #[repr(C)]
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the unit of each")]
 pub(crate) struct ThreadTimes {
     /// It began to wait.
     wait_ns: u64,

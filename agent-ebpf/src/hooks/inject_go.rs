@@ -192,7 +192,7 @@ pub(crate) fn serve(connection: u64, context: &TraceContext, area: *const Scratc
 #[inline(always)]
 fn answered(connection: u64) {
     // SAFETY: copied at once.
-    let Some(by) = (unsafe { SERVED.get(&connection) }.copied()) else {
+    let Some(by) = unsafe { SERVED.get(&connection) }.copied() else {
         return;
     };
     if let Some(serving) = SERVING.get_ptr_mut(&GoroutineKey::new(task::process_id(), by.goroutine))

@@ -37,11 +37,10 @@ use crate::{
     process::{self, TracedUnit},
     read::{
         field,
-        go::Goroutine,
         sock::{Sock, Stream},
         task,
     },
-    scratch::{self, HEAD_BYTES, Scratch, Slot},
+    scratch::{self, HEAD_BYTES, Slot},
     tls::{self, SocketCall},
     user_buffer::{self, UserBuffer},
 };

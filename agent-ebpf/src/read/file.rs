@@ -25,6 +25,10 @@ impl File {
         if descriptor >= size {
             return Self(core::ptr::null());
         }
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the kernel's array is one of pointers"
+        )]
         let array = pointer(table, KernelField::TableFiles).cast::<*const u8>();
         // SAFETY: only an address is computed; reading it is checked by the helper, which fails
         // instead of faulting.

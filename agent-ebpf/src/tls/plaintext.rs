@@ -112,10 +112,8 @@ fn state(data: &Plaintext<'_>, traced: TracedUnit) -> Option<&'static mut Connec
     if is_proven {
         let carrier = CONNECTIONS.get_ptr_mut(&plaintext_identity(identity))?;
         // SAFETY: a pointer into the map's value, read by the helper.
-        if CONNECTIONS
-            .insert(&identity, unsafe { &*carrier }, 0)
-            .is_err()
-        {
+        let carrier = unsafe { &*carrier };
+        if CONNECTIONS.insert(&identity, carrier, 0).is_err() {
             emit::count(DropReason::ConnectionTableFull);
             return None;
         }
