@@ -63,7 +63,7 @@ fn bad_usage() {
     );
     refuses(&["--port", "80-70"], &["--port", "\"80-70\""]);
     refuses(&["--exe", "["], &["--exe", "not a glob"]);
-    refuses(&["--all", "--inject", "tcp"], &["--inject", "`tcp`"]);
+    refuses(&["--all", "--inject", "udp"], &["--inject", "udp"]);
     refuses(
         &["--all", "--config", "/nonexistent.yaml"],
         &["/nonexistent.yaml"],
