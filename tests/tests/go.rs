@@ -137,14 +137,15 @@ fn probes_come_and_go_under_load() {
     let pair = start(Build::Default);
     let pid = pair.front.pid();
     let url = pair.front.url("/mixed/{}");
-    let load = std::thread::spawn(move || client::load(&url, 20_000, 16));
+    // They last longer than it takes to start and stop the agent a few times.
+    let load = std::thread::spawn(move || client::load(&url, 60_000, 16));
     let mut rounds = 0;
     while !load.is_finished() {
         trace(&[pid], || {});
         rounds += 1;
     }
     let answers = load.join().expect("the load comes to its end");
-    assert_eq!(answers.get("200"), Some(&20_000), "{answers:?}");
+    assert_eq!(answers.get("200"), Some(&60_000), "{answers:?}");
     assert!(rounds > 1);
 }
 

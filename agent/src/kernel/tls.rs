@@ -65,6 +65,15 @@ impl TlsHooks {
     }
 }
 
+impl Drop for TlsHooks {
+    fn drop(&mut self) {
+        let links = self.attached.drain().flat_map(|(_, links)| links).collect();
+        if let Ok(mut ebpf) = lock(&self.ebpf) {
+            detach(&mut ebpf, links);
+        }
+    }
+}
+
 fn program<'ebpf>(ebpf: &'ebpf mut Ebpf, name: &'static str) -> Result<&'ebpf mut UProbe> {
     let program = ebpf
         .program_mut(name)
@@ -89,12 +98,19 @@ fn attach(ebpf: &mut Ebpf, file: &Path, point: Point) -> Result<UProbeLinkId> {
         })
 }
 
-/// The last ones first: what begins a call goes before what ends it.
+/// All at once: the kernel waits for every thread that may be inside a probe, a tenth of a second
+/// each time, and those who wait together wait once.
 fn detach(ebpf: &mut Ebpf, links: Vec<(&'static str, UProbeLinkId)>) {
-    for (name, link) in links.into_iter().rev() {
-        let detached = program(ebpf, name).and_then(|program| Ok(program.detach(link)?));
-        if let Err(error) = detached {
-            tracing::debug!(name, %error, "probe not detached");
+    let mut owned = Vec::with_capacity(links.len());
+    for (name, link) in links {
+        match program(ebpf, name).and_then(|program| Ok(program.take_link(link)?)) {
+            Ok(link) => owned.push(link),
+            Err(error) => tracing::debug!(name, %error, "probe not detached"),
         }
     }
+    std::thread::scope(|scope| {
+        for link in owned {
+            scope.spawn(move || drop(link));
+        }
+    });
 }

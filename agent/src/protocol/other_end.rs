@@ -97,6 +97,10 @@ fn learn_head(details: &mut Details, other: &Details) {
 /// The status, and what it means for this end. That of HTTP is none of a call's unless it is
 /// unusual, and never the call's own.
 fn learn_status(kind: Kind, details: &mut Details, other: &Details, what: &'static str) {
+    if find(&details.attributes, attribute::ERROR_TYPE).is_some() {
+        // It ended in its own way, whatever the other end said.
+        return;
+    }
     let is_call = find(&details.attributes, attribute::RPC_METHOD).is_some();
     let name = find(&other.attributes, attribute::RPC_RESPONSE_STATUS_CODE).and_then(Value::as_str);
     let status = match find(&other.attributes, attribute::HTTP_RESPONSE_STATUS_CODE) {
@@ -121,9 +125,7 @@ fn learn_status(kind: Kind, details: &mut Details, other: &Details, what: &'stat
         let is_error = grpc::code_of(name).is_some_and(|code| grpc::is_error(kind, code));
         error = is_error.then(|| name.into());
     }
-    if let Some(error) = error
-        && find(&details.attributes, attribute::ERROR_TYPE).is_none()
-    {
+    if let Some(error) = error {
         set(details, attribute::ERROR_TYPE, Value::String(error));
         details.status = Status::Error(String::new());
     }
