@@ -17,9 +17,9 @@ use agent_tests::{
     python,
     receiver::Receiver,
     require_root,
-    span::Spans,
     workload::{
         client,
+        hop::{self, Joined},
         nginx::Nginx,
         recorder::{Arrived, Caller, Recorder},
     },
@@ -378,19 +378,9 @@ fn a_program_whose_requests_are_refused_is_left_alone() {
 fn two_agents_make_one_trace_across_the_network() {
     require_root!();
     let namespace = Namespace::create();
-    let hop = |mut command: Command, service: &str, arguments: &[&str]| {
-        command
-            .arg(python::interpreter())
-            .arg(crate_file("workloads/hop.py"))
-            .args(arguments)
-            .env("OTEL_SERVICE_NAME", service);
-        let mut process = Process::spawn(service, &mut command);
-        let port = process.json_line(0)["port"].to_string();
-        (process, port)
-    };
-    let (back, back_port) = hop(namespace.command(), "back", &[namespace.far()]);
+    let (back, back_port) = hop::start(namespace.command(), "back", &[namespace.far()]);
     let behind = format!("{}:{back_port}", namespace.far());
-    let (front, port) = hop(Command::new("env"), "front", &["127.0.0.1", &behind]);
+    let (front, port) = hop::start(Command::new("env"), "front", &["127.0.0.1", &behind]);
 
     let receiver = Receiver::start();
     let start = |command: AgentCommand, pid| command.grpc_to(&receiver).pid(pid).start();
@@ -414,18 +404,9 @@ fn two_agents_make_one_trace_across_the_network() {
 
     let spans = receiver.spans();
     for path in paths {
-        let at_front = spans.of("front", "SERVER").at(path).only().clone();
-        let at_back = spans
-            .of("back", "SERVER")
-            .at(&format!("/back{path}"))
-            .only()
-            .clone();
-        let calls = spans.of("front", "CLIENT");
-        let call = calls
-            .iter()
-            .find(|call| at_back.is_child_of(call))
-            .unwrap_or_else(|| panic!("no call above {at_back:?}"));
-        assert!(call.is_child_of(&at_front), "{call:?} {at_front:?}");
+        let Joined {
+            at_front, at_back, ..
+        } = hop::joined(&spans, path);
         assert_eq!(
             at_back.text("ebpf_agent.parent.evidence"),
             Some("header"),

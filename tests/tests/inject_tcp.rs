@@ -10,9 +10,10 @@ use agent_tests::{
     python,
     receiver::Receiver,
     require_root,
-    span::{Span, Spans},
+    span::Spans,
     workload::{
         client,
+        hop::{self, Joined},
         nginx::{Nginx, NginxOptions},
         recorder::{Caller, Recorder},
     },
@@ -73,19 +74,6 @@ impl Wire {
     }
 }
 
-/// A service of `hop.py`, and the port on which it listens.
-fn hop(mut command: Command, service: &str, arguments: &[&str]) -> (Process, u16) {
-    command
-        .arg(python::interpreter())
-        .arg(crate_file("workloads/hop.py"))
-        .args(arguments)
-        .env("OTEL_SERVICE_NAME", service);
-    let mut process = Process::spawn(service, &mut command);
-    let port = process.json_line(0)["port"].as_u64();
-    let port = port.and_then(|port| u16::try_from(port).ok());
-    (process, port.expect("the service names its port"))
-}
-
 /// Two services on two sides of a network, each under an agent of its own that injects as told.
 struct Hosts {
     namespace: Namespace,
@@ -99,9 +87,9 @@ struct Hosts {
 impl Hosts {
     fn start() -> Self {
         let namespace = Namespace::create();
-        let (back, back_port) = hop(namespace.command(), "back", &[namespace.far()]);
+        let (back, back_port) = hop::start(namespace.command(), "back", &[namespace.far()]);
         let behind = format!("{}:{back_port}", namespace.far());
-        let (front, port) = hop(Command::new("env"), "front", &["127.0.0.1", &behind]);
+        let (front, port) = hop::start(Command::new("env"), "front", &["127.0.0.1", &behind]);
         Self {
             namespace,
             receiver: Receiver::start(),
@@ -127,23 +115,6 @@ impl Hosts {
         let arguments: Vec<&str> = [url.as_str()].iter().chain(more).copied().collect();
         assert_eq!(client::curl(&arguments).1, 200);
     }
-}
-
-/// The call that a request at the front made, and the request at the back that it became.
-fn joined(spans: &[Span], path: &str) -> (Span, Span) {
-    let at_front = spans.of("front", "SERVER").at(path).only().clone();
-    let at_back = spans
-        .of("back", "SERVER")
-        .at(&format!("/back{path}"))
-        .only()
-        .clone();
-    let calls = spans.of("front", "CLIENT");
-    let call = calls
-        .iter()
-        .find(|call| at_back.is_child_of(call))
-        .unwrap_or_else(|| panic!("no call above {at_back:?}"));
-    assert!(call.is_child_of(&at_front), "{call:?} {at_front:?}");
-    ((*call).clone(), at_back)
 }
 
 fn count(exit: &Exit, outcome: &str) -> u64 {
@@ -181,7 +152,7 @@ fn two_agents_make_one_trace() {
     }
     assert_eq!(carried.len(), paths.len());
     for path in paths {
-        let (call, at_back) = joined(&spans, path);
+        let Joined { call, at_back, .. } = hop::joined(&spans, path);
         assert_eq!(at_back.evidence(), Some("tcp_option"), "{at_back:?}");
         assert_eq!(
             carried.get(call.span_id.as_str()),
@@ -235,7 +206,7 @@ fn headers_go_first() {
     far.stop();
     let spans = hosts.receiver.spans();
     for path in kept.iter().map(String::as_str).chain(["/plain"]) {
-        let (call, at_back) = joined(&spans, path);
+        let Joined { call, at_back, .. } = hop::joined(&spans, path);
         let expected = match path {
             "/kept/0" | "/plain" => "header",
             _ => "tcp_option",
@@ -261,7 +232,7 @@ const REQUESTS: usize = 96;
 fn a_proxy_tells_its_requests_apart() {
     require_root!();
     let namespace = Namespace::create();
-    let (back, back_port) = hop(namespace.command(), "back", &[namespace.far()]);
+    let (back, back_port) = hop::start(namespace.command(), "back", &[namespace.far()]);
     let nginx = Nginx::start_with(&NginxOptions {
         upstream: Some(back_port),
         upstream_address: namespace.far().to_owned(),

@@ -3,11 +3,12 @@
 use std::process::Command;
 
 use agent_tests::{
-    process::{Process, crate_file, output},
-    python, require_root,
+    process::output,
+    require_root,
     scene::{Traced, trace},
     span::Spans,
     temp::TempDir,
+    workload::hop,
 };
 
 /// Requests of each front; every one must be joined.
@@ -76,7 +77,7 @@ impl Network {
     }
 
     /// Sends what goes to the service on to these ports of the server.
-    fn translate(&self, port_v4: &str, port_v6: &str) {
+    fn translate(&self, port_v4: u16, port_v6: u16) {
         let rules = format!(
             "table inet wire {{ chain out {{ type nat hook output priority -100;
              ip daddr {} tcp dport {SERVICE_PORT} dnat ip to {}:{port_v4};
@@ -108,18 +109,6 @@ fn within(namespace: &str) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace]);
     command
-}
-
-/// `hop.py`, which prints its port.
-fn hop(mut command: Command, service: &str, arguments: &[&str]) -> (Process, String) {
-    command
-        .arg(python::interpreter())
-        .arg(crate_file("workloads/hop.py"))
-        .args(arguments)
-        .env("OTEL_SERVICE_NAME", service);
-    let mut process = Process::spawn(service, &mut command);
-    let port = process.json_line(0)["port"].to_string();
-    (process, port)
 }
 
 /// Asks a front once for each path.
@@ -162,14 +151,14 @@ fn namespaces_are_joined_with_and_without_address_translation() {
     // Each has a server of its own: where a translated connection would be like another one to the
     // same server, Linux changes its source port too.
     let servers = [IPV4.server, IPV6.server, IPV4.server, IPV6.server]
-        .map(|address| hop(within(&network.server), "back", &[address]));
+        .map(|address| hop::start(within(&network.server), "back", &[address]));
     let [
         (_, direct4),
         (_, direct6),
         (_, translated4),
         (_, translated6),
     ] = &servers;
-    network.translate(translated4, translated6);
+    network.translate(*translated4, *translated6);
     let fronts = [
         ("direct4", format!("{}:{direct4}", IPV4.server)),
         ("direct6", format!("[{}]:{direct6}", IPV6.server)),
@@ -177,7 +166,7 @@ fn namespaces_are_joined_with_and_without_address_translation() {
         ("translated6", format!("[{}]:{SERVICE_PORT}", IPV6.service)),
     ]
     .map(|(name, behind)| {
-        let (front, port) = hop(within(&network.client), name, &["127.0.0.1", &behind]);
+        let (front, port) = hop::start(within(&network.client), name, &["127.0.0.1", &behind]);
         (name, front, port)
     });
     let backs = servers.iter().map(|(back, _)| back.pid());
@@ -205,8 +194,8 @@ fn unix_sockets_are_joined() {
     require_root!();
     let directory = TempDir::new("wire");
     let path = directory.join("back").display().to_string();
-    let (back, _) = hop(Command::new("env"), "back", &[&path]);
-    let (front, port) = hop(Command::new("env"), "front", &["127.0.0.1", &path]);
+    let (back, _) = hop::start(Command::new("env"), "back", &[&path]);
+    let (front, port) = hop::start(Command::new("env"), "front", &["127.0.0.1", &path]);
     let traced = trace(&[back.pid(), front.pid()], || {
         ask(
             Command::new("env"),

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod grpc;
+pub mod hop;
 pub mod mix;
 pub mod nghttp2;
 pub mod nginx;
