@@ -42,8 +42,9 @@ impl Targets {
         now_ns: u64,
     ) -> anyhow::Result<Vec<Process>> {
         let mut chosen = Vec::new();
-        if !self.selection.is_empty() {
-            // Whoever is chosen later runs in this file system more often than not.
+        if self.selection.awaits_programs() {
+            // A command that is chosen as it starts has made its request before its memory can be
+            // looked at; it runs in this file system more often than not.
             self.libraries.look_at_places(std::process::id());
         }
         if let Some(pid) = command {

@@ -79,6 +79,11 @@ impl Selection {
         self.pids.is_empty() && self.ports.is_empty() && self.executables.is_empty() && !self.all
     }
 
+    /// Whether a program that is yet to start may be chosen for what it is.
+    pub fn awaits_programs(&self) -> bool {
+        self.all || !self.executables.is_empty()
+    }
+
     /// Whether this process is asked for by itself; descent is [`Selection::choose`]'s.
     pub fn matches(&self, pid: u32, facts: &Facts, listening: &BTreeSet<u16>) -> Option<Reason> {
         if self.pids.contains(&pid) {
