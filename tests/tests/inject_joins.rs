@@ -19,6 +19,10 @@ fn number(path: &str) -> Option<u32> {
     path.split('/').find_map(|part| part.parse().ok())
 }
 
+/// Calls of two requests. A processor of Go's keeps up to 15 ids that were allotted before a request
+/// was read; a goroutine that gets one of them is not known to be younger and has no parent.
+const OLD_IDS: usize = 6;
+
 /// Calls that `/mixed/N` makes before it answers.
 fn expected_calls(number: u32) -> usize {
     [1, 1, 3, 2, 0][number as usize % 5]
@@ -64,6 +68,7 @@ fn goroutines_say_which_trace_goes_on() {
     for (clients, requests) in [(1, 100), (64, 2_000)] {
         let traced = two_agents(requests, clients);
         let (mut whole, mut background, mut without) = (0, 0, 0);
+        let mut apart = Vec::new();
         for arrived in traced.of("back", "SERVER") {
             if arrived.is_root() {
                 // At a time from before the agent, or over a connection from then.
@@ -84,12 +89,14 @@ fn goroutines_say_which_trace_goes_on() {
                 let request = parent(&traced, call);
                 assert_eq!(number(request.path()), number(call.path()), "{call:#?}");
                 whole += usize::from(!call.path().ends_with("/later"));
+            } else {
+                apart.push(call);
             }
         }
         let expected: usize = (0..requests).map(expected_calls).sum();
         assert!(
-            (whole + without) * 100 >= expected * 99 && whole <= expected,
-            "{whole} of {expected} at {clients} clients"
+            (whole + without + OLD_IDS) * 100 >= expected * 99 && whole <= expected,
+            "{whole} of {expected} at {clients} clients: {apart:#?}"
         );
         assert!(background > 0 && without <= 2, "{background} {without}");
     }
