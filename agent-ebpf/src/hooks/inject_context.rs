@@ -17,7 +17,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_loop},
 };
 
-use super::{inject_go, inject_head::random, inject_option};
+use super::{inject_go, inject_head::random, inject_option_reader};
 use crate::{
     connection::Place,
     emit,
@@ -315,7 +315,7 @@ pub(crate) fn destroyed(connection: u64) {
 fn carried(connection: u64, area: *const Scratch) -> Option<TraceContext> {
     // SAFETY: the head of the area is a record of this kind, see `socket_data::write_head`.
     let sequence = unsafe { (*area.cast::<SocketData>()).tcp_sequence };
-    inject_option::of_request(connection, sequence)
+    inject_option_reader::of_request(connection, sequence)
 }
 
 /// What a request carries in its head or its segment, else a trace of its own.

@@ -1,5 +1,5 @@
 //! The TCP option that carries trace context: written where a client's request begins, read where
-//! a server's does. See [`agent_common::tcp_option`] for its form.
+//! a server's does (`inject_option_reader`). See [`agent_common::tcp_option`] for its form.
 //!
 //! hook: sock_ops at the root of the control groups: BPF_SOCK_OPS_TCP_CONNECT_CB and
 //!       BPF_SOCK_OPS_*_ESTABLISHED_CB, since 4.13; BPF_SOCK_OPS_RETRANS_CB, since 4.16;
@@ -31,7 +31,7 @@ use agent_common::{
     record::RecordKind,
     tcp_option::{
         ContextCarried, KIND, NOT_SAMPLED, OPTION_BYTES, OptionStream, PATH_LOSSES, PATH_RETRY_NS,
-        PathState, ReceivedContext, SAMPLED, SAMPLED_FLAG, stage,
+        PathState, SAMPLED, SAMPLED_FLAG, stage,
     },
 };
 use aya_ebpf::{
@@ -44,8 +44,8 @@ use aya_ebpf::{
     },
     cty::c_void,
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_load_hdr_opt, bpf_reserve_hdr_opt, bpf_sk_storage_get,
-        bpf_skc_to_tcp_sock, bpf_store_hdr_opt,
+        bpf_get_socket_cookie, bpf_reserve_hdr_opt, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+        bpf_store_hdr_opt,
     },
     macros::sock_ops,
     programs::SockOpsContext,
@@ -55,10 +55,11 @@ use super::{
     inject::{self, count},
     inject_context::{self, Sender, TraceContext},
     inject_head::random,
+    inject_option_reader::arrived,
 };
 use crate::{
     emit,
-    maps::{ARMED, OPTION_STREAMS, PATHS, RECEIVED, config},
+    maps::{ARMED, OPTION_STREAMS, PATHS, config},
     process::is_traced,
     read::{self, task, typed_field},
 };
@@ -77,6 +78,7 @@ macro_rules! context {
         unsafe { core::ptr::read_volatile(&raw const (*$ctx.ops).$($field)+) }
     };
 }
+pub(super) use context;
 
 #[sock_ops]
 pub(crate) fn carry_context(ctx: SockOpsContext) -> u32 {
@@ -94,7 +96,7 @@ pub(crate) fn carry_context(ctx: SockOpsContext) -> u32 {
 }
 
 #[inline(always)]
-fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
+pub(super) fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
     let sk: *mut c_void = context!(ctx, __bindgen_anon_2.sk).cast();
     (!sk.is_null()).then_some(sk)
 }
@@ -116,7 +118,7 @@ fn storage(sk: *mut c_void, initial: *mut OptionStream, flags: u64) -> *mut Opti
 
 /// The connection's identity as the tracing hooks have it.
 #[inline(always)]
-fn identity(ctx: &SockOpsContext, sk: *mut c_void) -> u64 {
+pub(super) fn identity(ctx: &SockOpsContext, sk: *mut c_void) -> u64 {
     if config!(has_socket_cookie) == 1 {
         // SAFETY: the helper takes the program's own context.
         return unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
@@ -396,10 +398,10 @@ fn write(ctx: &SockOpsContext) -> Option<()> {
 
 /// The option as it lies in memory. Words of four bytes: they begin four bytes into it.
 #[repr(C)]
-struct TcpOption {
-    begin: [u8; 4],
-    trace_id: [u32; 4],
-    span_id: [u32; 2],
+pub(super) struct TcpOption {
+    pub(super) begin: [u8; 4],
+    pub(super) trace_id: [u32; 4],
+    pub(super) span_id: [u32; 2],
 }
 
 const _: () = assert!(size_of::<TcpOption>() == OPTION_BYTES);
@@ -415,12 +417,7 @@ fn halves([first, second]: [u64; 2]) -> [u32; 4] {
 }
 
 #[inline(always)]
-fn joined(low: u32, high: u32) -> u64 {
-    u64::from(low) | u64::from(high) << 32
-}
-
-#[inline(always)]
-fn report(
+pub(super) fn report(
     direction: Direction,
     connection: u64,
     tcp_sequence: u32,
@@ -467,114 +464,4 @@ fn sent_again(ctx: &SockOpsContext) -> Option<()> {
     };
     let _ = PATHS.insert(&stream.remote, &path, 0);
     Some(())
-}
-
-/// A segment came with an option that the kernel does not know: maybe ours.
-#[inline(always)]
-fn arrived(ctx: &SockOpsContext) -> Option<()> {
-    let sk = socket(ctx)?;
-    let (option, flags) = match load(ctx, SAMPLED) {
-        Some(option) => (option, SAMPLED_FLAG),
-        None => (load(ctx, NOT_SAMPLED)?, 0),
-    };
-    let received = ReceivedContext {
-        trace_id: [
-            joined(option.trace_id[0], option.trace_id[1]),
-            joined(option.trace_id[2], option.trace_id[3]),
-        ],
-        span_id: joined(option.span_id[0], option.span_id[1]),
-        sequence: sequence(ctx)?,
-        trace_flags: flags as u16,
-        is_told: 0,
-    };
-    if received.trace_id == [0; 2] || received.span_id == 0 {
-        return None;
-    }
-    let connection = identity(ctx, sk);
-    if let Some(known) = RECEIVED.get_ptr_mut(&connection) {
-        // SAFETY: a pointer into the map's value; the socket is locked, so nobody else is here.
-        let known = unsafe { &mut *known };
-        if known.span_id == received.span_id {
-            // A later segment of the same packet, or an earlier one that was overtaken.
-            if (received.sequence.wrapping_sub(known.sequence) as i32) < 0 {
-                known.sequence = received.sequence;
-            }
-            return None;
-        }
-    }
-    let _ = RECEIVED.insert(&connection, &received, 0);
-    Some(())
-}
-
-#[inline(always)]
-fn load(ctx: &SockOpsContext, identifier: [u8; 2]) -> Option<TcpOption> {
-    /// Kind, length and identifier: what is searched for.
-    const SEARCHED_BYTES: u8 = 4;
-    let mut option = TcpOption {
-        begin: [KIND, SEARCHED_BYTES, identifier[0], identifier[1]],
-        trace_id: [0; 4],
-        span_id: [0; 2],
-    };
-    // SAFETY: the helper takes the program's own context and writes that many bytes.
-    let length =
-        unsafe { bpf_load_hdr_opt(ctx.ops, (&raw mut option).cast(), OPTION_BYTES as u32, 0) };
-    (length == OPTION_BYTES as i64).then_some(option)
-}
-
-/// Sequence number of the segment that is being received, from its TCP header.
-#[inline(always)]
-fn sequence(ctx: &SockOpsContext) -> Option<u32> {
-    /// Bytes of a TCP header without options, and where the sequence number is.
-    const HEADER_BYTES: usize = 20;
-    const PLACE: usize = 4;
-    let data = context!(ctx, __bindgen_anon_3.skb_data) as usize;
-    let end = context!(ctx, __bindgen_anon_4.skb_data_end) as usize;
-    if data + HEADER_BYTES > end {
-        return None;
-    }
-    // SAFETY: inside the packet, as the comparison shows the verifier.
-    let bytes: u32 = unsafe { core::ptr::read_volatile((data + PLACE) as *const u32) };
-    Some(u32::from_be(bytes))
-}
-
-/// The program has read up to `behind`: user space is told of the context that came with it.
-#[inline(always)]
-pub(crate) fn read_up_to(connection: u64, behind: u32) -> Option<()> {
-    let found = RECEIVED.get_ptr_mut(&connection)?;
-    // SAFETY: a pointer into the map's value; what the network writes meanwhile is another
-    // request's, which begins behind what was read.
-    let received = unsafe { &mut *found };
-    let is_read = (received.sequence.wrapping_sub(behind) as i32) < 0;
-    if received.is_told == 1 || !is_read {
-        return None;
-    }
-    received.is_told = 1;
-    count(InjectionOutcome::OptionReceived);
-    report(
-        Direction::Inbound,
-        connection,
-        received.sequence,
-        received.span_id,
-        TraceContext {
-            trace_id: received.trace_id,
-            flags: u32::from(received.trace_flags),
-            reserved: 0,
-        },
-    );
-    Some(())
-}
-
-/// The context that came for the request which begins at a sequence number.
-#[inline(always)]
-pub(crate) fn of_request(connection: u64, sequence: u32) -> Option<TraceContext> {
-    if config!(inject_option) == 0 {
-        return None;
-    }
-    // SAFETY: copied at once.
-    let received = unsafe { RECEIVED.get(&connection) }.copied()?;
-    (received.sequence == sequence).then_some(TraceContext {
-        trace_id: received.trace_id,
-        flags: u32::from(received.trace_flags),
-        reserved: 0,
-    })
 }

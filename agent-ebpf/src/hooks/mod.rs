@@ -7,6 +7,7 @@ pub(crate) mod inject_context;
 pub(crate) mod inject_go;
 pub(crate) mod inject_head;
 pub(crate) mod inject_option;
+pub(crate) mod inject_option_reader;
 pub(crate) mod inject_receive;
 pub(crate) mod kretprobe;
 pub(crate) mod openssl;

@@ -30,7 +30,7 @@ use crate::{
     connection::{self, Place},
     emit, frames,
     hooks::{
-        hand_off, inject_context, inject_option,
+        hand_off, inject_context, inject_option_reader,
         socket_record::{capture, sequence, write_head},
     },
     maps::{CONNECTIONS, config},
@@ -270,6 +270,9 @@ fn try_handle<const LOOPS: bool>(transfer: &Transfer, traced: TracedUnit) -> Opt
         // A connecting socket has no port yet when its state is made.
         sock.write_addresses(&mut state.addresses);
     }
+    if config!(inject_option) == 1 && matches!(transfer.direction, Direction::Inbound) {
+        inject_option_reader::read_up_to(identity, sock.copied_sequence());
+    }
     if traced.uses_tls && is_encrypted(transfer, sock, identity, state) {
         return count_encrypted::<LOOPS>(transfer, sock, identity, traced, state);
     }
@@ -403,9 +406,6 @@ fn emit_data<const LOOPS: bool>(
         return Some(DONE);
     }
     let place = connection::place(state, transfer.direction);
-    if config!(inject_option) == 1 && matches!(transfer.direction, Direction::Inbound) {
-        inject_option::read_up_to(identity, sock.copied_sequence());
-    }
     let is_followed = frames::are_followed(identity, state);
     if is_followed && frames::passes(identity, transfer.direction, moved) {
         connection::advance(state, transfer.direction, moved, now_ns, [0; 8]);
