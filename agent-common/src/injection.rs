@@ -270,9 +270,10 @@ outcomes! {
     OptionReceived = "option_received",
     /// The segment of a request had no room for the TCP option; the request was left alone.
     OptionNoRoom = "option_no_room",
-    /// The trace of a request was not known: the head of the request that it was made for is
-    /// longer than this kernel lets the agent search; it was left alone.
-    OptionTraceUnknown = "option_trace_unknown",
+    /// The trace of a request was not known: the request that it was made for came over TLS
+    /// without a TCP option, or its head is longer than this kernel lets the agent search; it was
+    /// left alone.
+    TraceUnknown = "trace_unknown",
     /// A segment with a TCP option was lost and sent again without.
     OptionLost = "option_lost",
     /// A request was left alone because segments with options were lost on the way to that

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, process::Command};
 use agent_tests::{
     agent::{Agent, AgentCommand, Exit},
     namespace::Namespace,
+    pki::Pki,
     process::{Process, crate_file, output},
     python,
     receiver::Receiver,
@@ -422,4 +423,64 @@ fn switching_on_and_off_breaks_nothing() {
         assert_eq!(hashes.len(), 1, "{arrived:?}");
     }
     assert!(sent > 0);
+}
+
+/// Requests over TLS, to which no header can be added: each is joined to the other host by the
+/// option, over a connection that is kept, behind a handshake. No byte of plaintext is on the wire.
+#[test]
+fn requests_over_tls_make_one_trace() {
+    require_root!();
+    const PATHS: [&str; 4] = ["/1", "/2", "/3", "/4"];
+    let namespace = Namespace::create();
+    let pki = Pki::new();
+    let mut command = namespace.command();
+    command.arg("env").args([
+        &format!("HOP_CERTIFICATE={}", pki.server_certificate().display()),
+        &format!("HOP_KEY={}", pki.server_key().display()),
+    ]);
+    let (back, port) = hop::start(command, "back", &[namespace.far()]);
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--insecure", "--noproxy", "*"])
+        .args(["--http1.1", "--config", "-"])
+        .env("OTEL_SERVICE_NAME", "curl");
+    let mut curl = Process::spawn("curl", &mut curl);
+    let receiver = Receiver::start();
+    let mut wire = Wire::record(&namespace, &[]);
+    let [near, far] = [curl.pid(), back.pid()].map(|pid| {
+        let command = AgentCommand::new().args(["--inject", "tcp"]);
+        command.grpc_to(&receiver).pid(pid).start()
+    });
+    for path in PATHS {
+        let url = format!("https://{}:{port}{path}", namespace.far());
+        curl.write_line(&format!("url = \"{url}\"\noutput = \"/dev/null\""));
+    }
+    curl.close_stdin();
+    assert!(curl.wait().success(), "{}", curl.stderr());
+    let segments = wire.take();
+    let exits = [near.stop(), far.stop()];
+
+    assert!(
+        segments
+            .iter()
+            .all(|segment| !segment.begin.contains("GET "))
+    );
+    let carried: BTreeMap<_, _> = segments
+        .iter()
+        .filter_map(Segment::context)
+        .map(|(trace, span)| (span, trace))
+        .collect();
+    let spans = receiver.spans();
+    for path in PATHS {
+        let call = spans.of("curl", "CLIENT").at(path).only().clone();
+        let at_back = spans.of("back", "SERVER").at(path).only().clone();
+        assert!(at_back.is_child_of(&call), "{call:?} {at_back:?}");
+        assert_eq!(at_back.evidence(), Some("tcp_option"), "{at_back:?}");
+        assert_eq!(
+            carried.get(call.span_id.as_str()),
+            Some(&call.trace_id.as_str())
+        );
+    }
+    for exit in exits {
+        assert_eq!(exit.ledger().loss("injection_stopped"), 0);
+    }
 }

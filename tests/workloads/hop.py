@@ -6,13 +6,17 @@
                                 /kept over a blocking connection that is kept
 
 Either may be the path of a unix socket instead.
+
+With HOP_CERTIFICATE and HOP_KEY in the environment, what it answers is over TLS.
 """
 
 import http.client
 import http.server
 import json
+import os
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 
@@ -90,5 +94,12 @@ else:
     of_family = Server6 if ":" in ADDRESS else http.server.ThreadingHTTPServer
     server = of_family((ADDRESS, 0), Handler)
     port = server.server_address[1]
+if certificate := os.environ.get("HOP_CERTIFICATE"):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, os.environ["HOP_KEY"])
+    # The handshake is made by the thread that serves the connection.
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
 print(json.dumps({"port": port}), flush=True)
 server.serve_forever()

@@ -360,6 +360,10 @@ fn inject(msg: *mut sk_msg_md, stream: &mut OutgoingStream, room: u64) {
         return;
     }
     let context = inject_context::of_call(stream);
+    if !context.is_known() {
+        count(InjectionOutcome::TraceUnknown);
+        return;
+    }
     let span_id = random();
     // SAFETY: the context is the program's own.
     if unsafe { bpf_msg_push_data(msg, at, HEADER_BYTES, 0) } != 0 {

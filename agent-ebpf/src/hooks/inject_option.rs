@@ -310,7 +310,7 @@ fn begin(ctx: &SockOpsContext, stream: &mut OptionStream, tcp: *const u8) -> Opt
     let is_loop = mode & process::LOOP != 0;
     let context = inject_context::of_sender(sender, stream.connection, is_loop, is_first);
     if !context.is_known() {
-        count(InjectionOutcome::OptionTraceUnknown);
+        count(InjectionOutcome::TraceUnknown);
         return None;
     }
     stream.trace_id = context.trace_id;

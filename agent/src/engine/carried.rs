@@ -12,8 +12,9 @@ use rustc_hash::FxHashMap;
 
 use super::facts::ConnectionFacts;
 use crate::{
+    connection::Origin,
     context::{RemoteContext, stitch::Minted},
-    event::{self, ConnectionId},
+    event::{self, ConnectionId, Endpoints},
     span::Kind,
 };
 
@@ -37,6 +38,49 @@ struct Waiting {
     sequence: u32,
     time_ns: u64,
     context: Context,
+}
+
+impl Waiting {
+    fn has_passed(&self, passed: Passed) -> bool {
+        match passed {
+            Passed::Byte(sequence) => self.sequence.wrapping_sub(sequence).cast_signed() <= 0,
+            Passed::Time(at_ns) => self.time_ns <= at_ns,
+        }
+    }
+}
+
+/// Where a request begins, as options say it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// At a TCP sequence number of its connection.
+    Byte(ConnectionId, u32),
+    /// Somewhere in what had passed a connection that carries it encrypted.
+    Turn(ConnectionId, Passed),
+}
+
+/// How far a connection had come.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Passed {
+    /// This sequence number included.
+    Byte(u32),
+    Time(u64),
+}
+
+impl Place {
+    /// Of a request that begins at this position; `origin` is the record that showed it.
+    pub(super) fn of(connection: &ConnectionFacts, origin: &Origin, position: u64) -> Option<Self> {
+        if connection.plaintext.is_some() {
+            // The first encrypted byte that the library's call moved, where it moved any itself.
+            let passed = match origin.tcp_sequence {
+                0 => Passed::Time(origin.time_ns),
+                sequence => Passed::Byte(sequence),
+            };
+            return Some(Self::Turn(connection.id.carrier(), passed));
+        }
+        let is_tcp =
+            matches!(connection.endpoints, Endpoints::Inet { .. }) && origin.tcp_sequence != 0;
+        is_tcp.then(|| Self::Byte(connection.id, origin.sequence_at(position)))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -65,44 +109,47 @@ impl Contexts {
         });
     }
 
-    /// The ids that left with a client's request which begins at this byte.
-    pub(super) fn take_sent(
-        &mut self,
-        connection: &ConnectionFacts,
-        sequence: Option<u32>,
-    ) -> Option<Minted> {
-        if connection.kind != Kind::Client {
+    /// The ids that left with a client's request which begins here.
+    pub(super) fn take_sent(&mut self, kind: Kind, place: Option<Place>) -> Option<Minted> {
+        if kind != Kind::Client {
             return None;
         }
         let Context {
             trace_id, span_id, ..
-        } = self.take(connection.id, sequence?)?;
+        } = self.take_at(place?)?;
         Some(Minted {
             trace_id,
             span_id: Some(span_id),
         })
     }
 
-    /// The parent that came with a server's request which begins at this byte.
+    /// The parent that came with a server's request which begins here.
     pub(super) fn take_received(
         &mut self,
-        connection: &ConnectionFacts,
-        sequence: Option<u32>,
+        kind: Kind,
+        place: Option<Place>,
     ) -> Option<RemoteContext> {
-        if connection.kind != Kind::Server {
+        if kind != Kind::Server {
             return None;
         }
         let Context {
             trace_id,
             span_id,
             flags,
-        } = self.take(connection.id, sequence?)?;
+        } = self.take_at(place?)?;
         Some(RemoteContext {
             trace_id,
             span_id,
             flags,
             state: String::new(),
         })
+    }
+
+    fn take_at(&mut self, place: Place) -> Option<Context> {
+        match place {
+            Place::Byte(connection, sequence) => self.take(connection, sequence),
+            Place::Turn(carrier, passed) => self.take_latest(carrier, passed),
+        }
     }
 
     /// The context of the request whose first byte has this sequence number. Those before it on the
@@ -124,17 +171,12 @@ impl Contexts {
         None
     }
 
-    /// The context of the request whose first bytes had passed the socket at this time, where
-    /// sequence numbers say nothing because its bytes are encrypted. Those before it on the
-    /// connection are not asked for any more.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for requests that are read from a TLS library")
-    )]
-    pub(super) fn take_latest(&mut self, connection: ConnectionId, at_ns: u64) -> Option<Context> {
+    /// The context of the request whose first bytes had passed the socket then. Those before it on
+    /// the connection are not asked for any more.
+    fn take_latest(&mut self, connection: ConnectionId, passed: Passed) -> Option<Context> {
         let waiting = self.waiting.get_mut(&connection)?;
         let mut found = None;
-        while let Some(first) = waiting.pop_front_if(|first| first.time_ns <= at_ns) {
+        while let Some(first) = waiting.pop_front_if(|first| first.has_passed(passed)) {
             found = Some(first.context);
         }
         if waiting.is_empty() {
@@ -196,9 +238,10 @@ mod tests {
     #[test]
     fn an_encrypted_request_is_found_by_its_turn() {
         let mut carried = carried(&[10, 20, 30]);
-        assert_eq!(span(carried.take_latest(CONNECTION, 250)), 2);
-        assert_eq!(span(carried.take_latest(CONNECTION, 250)), 0);
-        assert_eq!(span(carried.take_latest(CONNECTION, 300)), 3);
+        assert_eq!(span(carried.take_latest(CONNECTION, Passed::Time(250))), 2);
+        assert_eq!(span(carried.take_latest(CONNECTION, Passed::Time(250))), 0);
+        assert_eq!(span(carried.take_latest(CONNECTION, Passed::Byte(29))), 0);
+        assert_eq!(span(carried.take_latest(CONNECTION, Passed::Byte(30))), 3);
         assert!(carried.is_empty());
     }
 

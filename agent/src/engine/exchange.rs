@@ -50,8 +50,8 @@ struct Open {
     unit: Unit,
     /// Position of the request's first byte.
     position: u64,
-    /// TCP sequence number of that byte; `None` on unix sockets.
-    sequence: Option<u32>,
+    /// The same as TCP options say it; `None` on unix sockets.
+    place: Option<carried::Place>,
     carried: Carried,
 }
 
@@ -158,7 +158,7 @@ impl Exchanges {
         if open.carried == Carried::Ours {
             return None;
         }
-        self.carried.take_sent(connection, open.sequence)
+        self.carried.take_sent(connection.kind, open.place)
     }
 
     pub(super) fn handle(
@@ -198,7 +198,8 @@ impl Exchanges {
                     Kind::Server => None,
                 };
                 let kind = connection.kind;
-                let sequence = wire.and_then(WireKey::sequence);
+                let place =
+                    origin.and_then(|origin| carried::Place::of(connection, &origin, position));
                 // Any thread runs any goroutine: threads say nothing then.
                 let is_goroutine = origin.is_some_and(|origin| origin.task.is_some());
                 let beginning = Beginning {
@@ -209,14 +210,14 @@ impl Exchanges {
                     other_end: connection.other_end,
                     minted: self
                         .take_minted(connection.id, position)
-                        .or_else(|| self.carried.take_sent(connection, sequence)),
+                        .or_else(|| self.carried.take_sent(kind, place)),
                 };
                 let carried = match beginning.minted {
                     Some(minted) if minted.span_id.is_some() => Carried::Ours,
                     _ => Carried::Nothing,
                 };
                 let node = stitcher.handle_started(beginning);
-                if let Some(received) = self.carried.take_received(connection, sequence) {
+                if let Some(received) = self.carried.take_received(kind, place) {
                     stitcher.handle_carried(node, received);
                 }
                 self.open.insert(
@@ -225,7 +226,7 @@ impl Exchanges {
                         node,
                         unit,
                         position,
-                        sequence,
+                        place,
                         carried,
                     },
                 );

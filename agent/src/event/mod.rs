@@ -76,6 +76,12 @@ impl ConnectionId {
     pub const fn plaintext(self) -> Self {
         Self(agent_common::connection::plaintext_identity(self.0))
     }
+
+    /// The connection that carries this plaintext encrypted: that is its own inverse.
+    #[must_use]
+    pub const fn carrier(self) -> Self {
+        self.plaintext()
+    }
 }
 
 /// Both ends of a connection as the observed process sees them.

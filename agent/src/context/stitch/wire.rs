@@ -21,13 +21,3 @@ pub enum WireKey {
         position: u64,
     },
 }
-
-impl WireKey {
-    /// The byte's TCP sequence number; `None` on unix sockets, and of what is encrypted.
-    pub const fn sequence(self) -> Option<u32> {
-        match self {
-            Self::Tcp { sequence, .. } => Some(sequence),
-            Self::Tls { .. } | Self::Unix { .. } => None,
-        }
-    }
-}
