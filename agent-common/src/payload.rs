@@ -74,6 +74,7 @@ pub mod flags {
     /// The socket is in an epoll set, or that could not be told.
     pub const POLLED: u16 = 1 << 5;
     /// What a TLS library was given to encrypt, or had decrypted: positions count such bytes.
-    /// `tcp_sequence` is that of the first encrypted byte that the library's call moved.
+    /// `tcp_sequence` is that of the first encrypted byte that the library's call moved since bytes
+    /// last went the other way.
     pub const PLAINTEXT: u16 = 1 << 6;
 }

@@ -95,7 +95,7 @@ pub(crate) struct TlsThread {
     moved: u64,
     /// Connection of the first socket call made inside; 0 before.
     connection: u64,
-    /// When that call returned.
+    /// When the first socket call of the last turn in the call's own direction returned.
     first_ns: u64,
     /// TCP sequence number of its first byte.
     sequence: u32,
@@ -103,7 +103,8 @@ pub(crate) struct TlsThread {
     waiting: u16,
     /// An [`Action`] as an integer.
     action: u8,
-    reserved: u8,
+    /// 1: bytes went the other way since those that the call moved in its own direction.
+    turned: u8,
     /// Bytes that the last write was given.
     written: u32,
     /// As in `PlaintextOpened::origins`, of those directions in which bytes flowed.
@@ -183,6 +184,7 @@ pub(crate) fn enter(call: &Call) {
     thread.sequence = 0;
     thread.origins = [0; 2];
     thread.action = call.action as u8;
+    thread.turned = 0;
 }
 
 /// What the current thread does, which is nothing if it was not known.
@@ -203,7 +205,7 @@ fn thread() -> Option<&'static mut TlsThread> {
         descriptor: UNKNOWN_DESCRIPTOR,
         waiting: 0,
         action: 0,
-        reserved: 0,
+        turned: 0,
         written: 0,
         origins: [0; 2],
         last_object: 0,
@@ -237,8 +239,9 @@ pub(crate) fn carries(state: &mut ConnectionState, sock: Sock, socket: &SocketCa
     state.carried != Carried::Own as u8
 }
 
-/// A read may write first (an alert, a key update), so only a call in its own direction counts as
-/// the one that carries its bytes; but any tells the connection.
+/// A read may make a whole handshake first, or write an alert or a key update, so only what moved in
+/// its own direction since the last turn counts as what carries its bytes; but any socket call
+/// tells the connection.
 #[inline(always)]
 fn note_socket(thread: &mut TlsThread, sock: Sock, socket: &SocketCall) {
     thread.connection = socket.connection;
@@ -247,7 +250,10 @@ fn note_socket(thread: &mut TlsThread, sock: Sock, socket: &SocketCall) {
     thread.origins[socket.direction as usize] = socket.origin;
     let is_read = thread.action == Action::Read as u8;
     let is_inbound = matches!(socket.direction, Direction::Inbound);
-    if is_read == is_inbound && thread.first_ns == 0 {
+    if is_read != is_inbound {
+        thread.turned = 1;
+    } else if thread.first_ns == 0 || thread.turned == 1 {
+        thread.turned = 0;
         thread.first_ns = emit::now_ns();
         thread.sequence = socket.sequence;
     }

@@ -469,7 +469,9 @@ fn requests_over_tls_make_one_trace() {
         .filter_map(Segment::context)
         .map(|(trace, span)| (span, trace))
         .collect();
+    for s in &segments { eprintln!("SEG {} {} seq {} len {} {:?} {}", s.source, s.target, s.sequence, s.length, s.options, s.begin.len()); }
     let spans = receiver.spans();
+    for s in &spans { eprintln!("SPAN {} {} {} {} {:?}", s.service, s.trace_id, s.span_id, s.parent_span_id, s.text("url.full")); }
     for path in PATHS {
         let call = spans.of("curl", "CLIENT").at(path).only().clone();
         let at_back = spans.of("back", "SERVER").at(path).only().clone();
