@@ -270,9 +270,8 @@ outcomes! {
     OptionReceived = "option_received",
     /// The segment of a request had no room for the TCP option; the request was left alone.
     OptionNoRoom = "option_no_room",
-    /// The trace of a request was not known: the request that it was made for came over TLS
-    /// without a TCP option, or its head is longer than this kernel lets the agent search; it was
-    /// left alone.
+    /// The trace of a request was not known: this kernel does not let the agent search the request
+    /// that it was made for, which came over TLS or has a long head; it was left alone.
     TraceUnknown = "trace_unknown",
     /// A segment with a TCP option was lost and sent again without.
     OptionLost = "option_lost",

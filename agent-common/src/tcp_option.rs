@@ -112,10 +112,16 @@ wire! {
         pub sequence: u32,
         /// W3C trace flags.
         pub trace_flags: u16,
-        /// 1: user space was told.
-        pub is_told: u16,
+        /// [`TOLD`], [`TAKEN`].
+        pub state: u16,
     }
 }
+
+/// In [`ReceivedContext::state`]: user space was told.
+pub const TOLD: u16 = 1;
+
+/// In [`ReceivedContext::state`]: it is the context of a request that came encrypted.
+pub const TAKEN: u16 = 2;
 
 wire! {
     /// What becomes of options on the way to an address.

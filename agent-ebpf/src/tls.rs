@@ -239,8 +239,8 @@ pub(crate) fn carries(state: &mut ConnectionState, sock: Sock, socket: &SocketCa
     state.carried != Carried::Own as u8
 }
 
-/// A read may make a whole handshake first, or write an alert or a key update, so only what moved in
-/// its own direction since the last turn counts as what carries its bytes; but any socket call
+/// A read may make a whole handshake first, or write an alert or a key update, so only what moved
+/// in its own direction since the last turn counts as what carries its bytes; but any socket call
 /// tells the connection.
 #[inline(always)]
 fn note_socket(thread: &mut TlsThread, sock: Sock, socket: &SocketCall) {
@@ -259,9 +259,9 @@ fn note_socket(thread: &mut TlsThread, sock: Sock, socket: &SocketCall) {
     }
 }
 
-/// A call returns `result`.
+/// A call returns `result`. `LOOPS`: with `bpf_loop`.
 #[inline(always)]
-pub(crate) fn leave(result: i32) -> Option<()> {
+pub(crate) fn leave<const LOOPS: bool>(result: i32) -> Option<()> {
     let call = TLS_THREADS.get_ptr_mut(&bpf_get_current_pid_tgid())?;
     // SAFETY: a pointer into the map's value, which only this thread writes.
     let call = unsafe { &mut *call };
@@ -298,7 +298,7 @@ pub(crate) fn leave(result: i32) -> Option<()> {
             Direction::Outbound => call.written = moved,
         }
     }
-    plaintext::report(&Plaintext {
+    plaintext::report::<LOOPS>(&Plaintext {
         session,
         call,
         direction,

@@ -13,15 +13,18 @@ use std::{
 use agent_tests::{
     agent::{Agent, AgentCommand, Exit},
     namespace::Namespace,
+    pki::Pki,
     process::{Process, crate_file},
     python,
     receiver::Receiver,
     require_root,
+    span::{Span, Spans},
     workload::{
         client,
         hop::{self, Joined},
         nginx::Nginx,
         recorder::{Arrived, Caller, Recorder},
+        tls::{NginxTls, Twin, curl_tls},
     },
 };
 use serde_json::Value;
@@ -371,6 +374,8 @@ fn a_program_whose_requests_are_refused_is_left_alone() {
     assert!(exit.stderr.contains("no more headers"), "{}", exit.stderr);
 }
 
+const BEFORE: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 /// Two services on two sides of a network, each under an agent of its own: one trace, joined by
 /// the header that one agent put in and the other one read. With and without a context from
 /// before, and from a thread that was started for the request.
@@ -389,13 +394,12 @@ fn two_agents_make_one_trace_across_the_network() {
         front.pid(),
     );
     let far = start(AgentCommand::new(), back.pid());
-    let before = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let paths = ["/plain", "/thread/plain", "/in", "/thread/in"];
     for path in paths {
         let url = format!("http://127.0.0.1:{port}{path}");
         let mut arguments = vec![url.as_str()];
         if path.ends_with("/in") {
-            arguments.extend(["-H", before]);
+            arguments.extend(["-H", BEFORE]);
         }
         assert_eq!(client::curl(&arguments).1, 200);
     }
@@ -414,5 +418,60 @@ fn two_agents_make_one_trace_across_the_network() {
         );
         let is_continued = at_front.trace_id == "0af7651916cd43dd8448eb211c80319c";
         assert_eq!(is_continued, path.ends_with("/in"), "{at_front:?}");
+    }
+}
+
+/// The same behind TLS: a service and nginx get a request in a TLS library and pass it on to
+/// another host in plain text. The trace is the request's own, or the one that it came with.
+#[test]
+fn what_came_over_tls_goes_on_in_a_header() {
+    require_root!();
+    let namespace = Namespace::create();
+    let pki = Pki::new();
+    let (back, back_port) = hop::start(namespace.command(), "back", &[namespace.far()]);
+    let behind = format!("{}:{back_port}", namespace.far());
+    let arguments = ["127.0.0.1", behind.as_str()];
+    let (front, port) = hop::start_over_tls(Command::new("env"), "front", &arguments, &pki);
+    let nginx = NginxTls::in_front_of_host(&pki, Twin::Plain, &behind);
+
+    let receiver = Receiver::start();
+    let near = AgentCommand::new().args(["--inject", "headers"]);
+    let near = near.pid(front.pid()).pid(nginx.pid());
+    let near = near.grpc_to(&receiver).start();
+    let far = AgentCommand::new().grpc_to(&receiver);
+    let far = far.pid(back.pid()).start();
+    let paths = ["/1", "/2", "/3/in", "/4", "/5/in", "/6"];
+    for (port, prefix) in [(port, ""), (nginx.port(), "/proxied")] {
+        for path in paths {
+            let url = Twin::Tls.url(port, &format!("{prefix}{path}"));
+            let mut arguments = vec!["--http1.1", url.as_str()];
+            if path.ends_with("/in") {
+                arguments.extend(["-H", BEFORE]);
+            }
+            assert_eq!(curl_tls(&pki, &arguments).1, 200);
+        }
+    }
+    near.stop();
+    far.stop();
+
+    let spans = receiver.spans();
+    let check = |at_front: &Span, call: &Span, at_back: &Span, path: &str| {
+        assert!(call.is_child_of(at_front), "{call:?} {at_front:?}");
+        // nginx passes on the header that it was sent, and that is left alone.
+        let is_passed = path.starts_with("/proxied") && path.ends_with("/in");
+        assert_ne!(at_back.is_child_of(call), is_passed, "{at_back:?} {call:?}");
+        assert_eq!(at_back.evidence(), Some("header"), "{at_back:?}");
+        let is_continued = call.trace_id == "0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(is_continued, path.ends_with("/in"), "{call:?}");
+        assert_eq!(at_back.trace_id, call.trace_id);
+    };
+    for path in paths {
+        let joined = hop::joined(&spans, path);
+        check(&joined.at_front, &joined.call, &joined.at_back, path);
+        let path = format!("/proxied{path}");
+        let [at_front, call, at_back] =
+            [("nginx", "SERVER"), ("nginx", "CLIENT"), ("back", "SERVER")]
+                .map(|(service, kind)| spans.of(service, kind).at(&path).only().clone());
+        check(&at_front, &call, &at_back, &path);
     }
 }

@@ -17,6 +17,7 @@ use agent_tests::{
         hop::{self, Joined},
         nginx::{Nginx, NginxOptions},
         recorder::{Caller, Recorder},
+        tls::{NginxTls, Twin, curl_tls},
     },
 };
 use serde::Deserialize;
@@ -430,15 +431,10 @@ fn switching_on_and_off_breaks_nothing() {
 #[test]
 fn requests_over_tls_make_one_trace() {
     require_root!();
-    const PATHS: [&str; 4] = ["/1", "/2", "/3", "/4"];
+    let paths = ["/1", "/2", "/3", "/4"];
     let namespace = Namespace::create();
     let pki = Pki::new();
-    let mut command = namespace.command();
-    command.arg("env").args([
-        &format!("HOP_CERTIFICATE={}", pki.server_certificate().display()),
-        &format!("HOP_KEY={}", pki.server_key().display()),
-    ]);
-    let (back, port) = hop::start(command, "back", &[namespace.far()]);
+    let (back, port) = hop::start_over_tls(namespace.command(), "back", &[namespace.far()], &pki);
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--insecure", "--noproxy", "*"])
         .args(["--http1.1", "--config", "-"])
@@ -450,7 +446,7 @@ fn requests_over_tls_make_one_trace() {
         let command = AgentCommand::new().args(["--inject", "tcp"]);
         command.grpc_to(&receiver).pid(pid).start()
     });
-    for path in PATHS {
+    for path in paths {
         let url = format!("https://{}:{port}{path}", namespace.far());
         curl.write_line(&format!("url = \"{url}\"\noutput = \"/dev/null\""));
     }
@@ -469,10 +465,8 @@ fn requests_over_tls_make_one_trace() {
         .filter_map(Segment::context)
         .map(|(trace, span)| (span, trace))
         .collect();
-    for s in &segments { eprintln!("SEG {} {} seq {} len {} {:?} {}", s.source, s.target, s.sequence, s.length, s.options, s.begin.len()); }
     let spans = receiver.spans();
-    for s in &spans { eprintln!("SPAN {} {} {} {} {:?}", s.service, s.trace_id, s.span_id, s.parent_span_id, s.text("url.full")); }
-    for path in PATHS {
+    for path in paths {
         let call = spans.of("curl", "CLIENT").at(path).only().clone();
         let at_back = spans.of("back", "SERVER").at(path).only().clone();
         assert!(at_back.is_child_of(&call), "{call:?} {at_back:?}");
@@ -481,6 +475,49 @@ fn requests_over_tls_make_one_trace() {
             carried.get(call.span_id.as_str()),
             Some(&call.trace_id.as_str())
         );
+    }
+    for exit in exits {
+        assert_eq!(exit.ledger().loss("injection_stopped"), 0);
+    }
+}
+
+/// Requests over TLS to a proxy, which passes them on over TLS to another host: with a context of
+/// their own and without one, each is one trace from the proxy on.
+#[test]
+fn a_proxy_between_tls_and_tls_makes_one_trace() {
+    require_root!();
+    let paths = ["/1", "/2", "/3/in", "/4", "/5/in", "/6"];
+    let namespace = Namespace::create();
+    let pki = Pki::new();
+    let (back, port) = hop::start_over_tls(namespace.command(), "back", &[namespace.far()], &pki);
+    let behind = format!("{}:{port}", namespace.far());
+    let nginx = NginxTls::in_front_of_host(&pki, Twin::Tls, &behind);
+    let receiver = Receiver::start();
+    let [near, far] = [nginx.pid(), back.pid()].map(|pid| {
+        let command = AgentCommand::new().args(["--inject", "tcp"]);
+        command.grpc_to(&receiver).pid(pid).start()
+    });
+    for path in paths {
+        let url = Twin::Tls.url(nginx.port(), path);
+        let more: &[&str] = if path.ends_with("/in") {
+            &["-H", BEFORE]
+        } else {
+            &[]
+        };
+        let arguments = [&["--http1.1", url.as_str()], more].concat();
+        assert_eq!(curl_tls(&pki, &arguments).1, 200);
+    }
+    let exits = [near.stop(), far.stop()];
+    let spans = receiver.spans();
+    for path in paths {
+        let at_front = spans.of("nginx", "SERVER").at(path).only().clone();
+        let call = spans.of("nginx", "CLIENT").at(path).only().clone();
+        let at_back = spans.of("back", "SERVER").at(path).only().clone();
+        assert!(call.is_child_of(&at_front), "{call:?} {at_front:?}");
+        assert!(at_back.is_child_of(&call), "{call:?} {at_back:?}");
+        assert_eq!(at_back.evidence(), Some("tcp_option"), "{at_back:?}");
+        let is_continued = call.trace_id == "0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(is_continued, path.ends_with("/in"), "{call:?}");
     }
     for exit in exits {
         assert_eq!(exit.ledger().loss("injection_stopped"), 0);

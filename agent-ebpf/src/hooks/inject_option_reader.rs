@@ -4,7 +4,9 @@
 use agent_common::{
     connection::Direction,
     injection::InjectionOutcome,
-    tcp_option::{KIND, NOT_SAMPLED, OPTION_BYTES, ReceivedContext, SAMPLED, SAMPLED_FLAG},
+    tcp_option::{
+        KIND, NOT_SAMPLED, OPTION_BYTES, ReceivedContext, SAMPLED, SAMPLED_FLAG, TAKEN, TOLD,
+    },
 };
 use aya_ebpf::{helpers::generated::bpf_load_hdr_opt, programs::SockOpsContext};
 
@@ -31,7 +33,7 @@ pub(super) fn arrived(ctx: &SockOpsContext) -> Option<()> {
         span_id: joined(option.span_id[0], option.span_id[1]),
         sequence: sequence(ctx)?,
         trace_flags: flags as u16,
-        is_told: 0,
+        state: 0,
     };
     if received.trace_id == [0; 2] || received.span_id == 0 {
         return None;
@@ -102,10 +104,10 @@ fn try_read_up_to(connection: u64, behind: u32) -> Option<()> {
     // request's, which begins behind what was read.
     let received = unsafe { &mut *found };
     let is_read = (received.sequence.wrapping_sub(behind) as i32) < 0;
-    if received.is_told == 1 || !is_read {
+    if received.state & TOLD != 0 || !is_read {
         return None;
     }
-    received.is_told = 1;
+    received.state |= TOLD;
     count(InjectionOutcome::OptionReceived);
     report(
         Direction::Inbound,
@@ -130,6 +132,32 @@ pub(crate) fn of_request(connection: u64, sequence: u32) -> Option<TraceContext>
     // SAFETY: copied at once.
     let received = unsafe { RECEIVED.get(&connection) }.copied()?;
     (received.sequence == sequence).then_some(TraceContext {
+        trace_id: received.trace_id,
+        flags: u32::from(received.trace_flags),
+        reserved: 0,
+    })
+}
+
+/// The context that came last, up to the first encrypted byte of a request (0: up to what the
+/// program has read), if no request has it yet.
+#[inline(always)]
+pub(super) fn of_encrypted(carrier: u64, sequence: u32) -> Option<TraceContext> {
+    if config!(inject_option) == 0 {
+        return None;
+    }
+    let found = RECEIVED.get_ptr_mut(&carrier)?;
+    // SAFETY: a pointer into the map's value, copied at once but for its state.
+    let received = unsafe { &mut *found };
+    let has_passed = if sequence == 0 {
+        received.state & TOLD != 0
+    } else {
+        (received.sequence.wrapping_sub(sequence) as i32) <= 0
+    };
+    if !has_passed || received.state & TAKEN != 0 {
+        return None;
+    }
+    received.state |= TAKEN;
+    Some(TraceContext {
         trace_id: received.trace_id,
         flags: u32::from(received.trace_flags),
         reserved: 0,

@@ -85,7 +85,14 @@ pub(crate) fn tls_handshake(ctx: ProbeContext) -> u32 {
 
 #[uretprobe]
 pub(crate) fn tls_return(ctx: RetProbeContext) -> u32 {
-    let _ = tls::leave(ctx.ret());
+    let _ = tls::leave::<false>(ctx.ret());
+    0
+}
+
+/// Stands in for `tls_return` where context is injected and the kernel has `bpf_loop`.
+#[uretprobe]
+pub(crate) fn tls_return_injecting(ctx: RetProbeContext) -> u32 {
+    let _ = tls::leave::<true>(ctx.ret());
     0
 }
 

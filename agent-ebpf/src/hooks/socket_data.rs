@@ -323,6 +323,9 @@ fn count_encrypted<const LOOPS: bool>(
         // SAFETY: as in `try_handle`.
         return emit_data::<LOOPS>(transfer, sock, identity, traced, unsafe { &mut *plaintext });
     }
+    if config!(inject) == 1 {
+        inject_context::resumed(transfer.direction, identity, state);
+    }
     connection::place(state, transfer.direction);
     let (moved, now_ns) = (transfer.result as u32, emit::now_ns());
     connection::advance(state, transfer.direction, moved, now_ns, [0; 8]);

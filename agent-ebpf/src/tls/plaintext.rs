@@ -14,7 +14,8 @@ use super::{Binding, TlsSession, TlsThread};
 use crate::{
     connection::{self, Place},
     emit,
-    maps::{CONNECTIONS, RECORDS},
+    hooks::inject_decrypted::{self, Decrypted},
+    maps::{CONNECTIONS, RECORDS, config},
     process::{self, TracedUnit},
     scratch::{HEAD_BYTES, copy_words, zero_words},
     user_buffer::{self, UserBuffer},
@@ -30,7 +31,7 @@ pub(super) struct Plaintext<'a> {
 
 /// The plaintext's own positions, turns and budgets; as the socket hooks keep them for others.
 #[inline(always)]
-pub(super) fn report(data: &Plaintext<'_>) -> Option<()> {
+pub(super) fn report<const LOOPS: bool>(data: &Plaintext<'_>) -> Option<()> {
     let traced = process::traced_unit()?;
     let state = state(data, traced)?;
     state.unit = traced.unit;
@@ -57,6 +58,21 @@ pub(super) fn report(data: &Plaintext<'_>) -> Option<()> {
     };
     if wanted < data.moved {
         tail = user_buffer::tail(buffer, data.moved, core::ptr::null());
+    }
+    if config!(inject) == 1 {
+        inject_decrypted::moved::<LOOPS>(&Decrypted {
+            direction: data.direction,
+            role: Role::from(state.role),
+            identity: data.session.identity,
+            is_proven: data.session.binding == Binding::Proven as u8,
+            is_multiplexed: state.frames == WHOLE_CALLS,
+            turn_start: place.turn_start,
+            position: place.position,
+            waiting: data.session.waiting,
+            buffer: data.call.buffer,
+            moved: data.moved,
+            sequence: data.call.sequence,
+        });
     }
     if place.turn_start || wanted > 0 {
         if place.turn_start && is_request(state, data.direction) && data.call.first_ns != 0 {

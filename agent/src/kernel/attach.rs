@@ -7,7 +7,7 @@ use aya::{
 use thiserror::Error;
 use tracing::debug;
 
-use super::btf::KernelTypes;
+use super::{btf::KernelTypes, features::Helpers};
 
 /// The three ways to see what sockets move, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,8 +78,18 @@ struct Hook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
     Plain,
-    /// Those of header injection, where they differ.
+    /// Those that search requests for the context they carry, where they differ.
     Injecting,
+}
+
+impl Variant {
+    pub fn of(is_injecting: bool, helpers: Helpers) -> Self {
+        if is_injecting && helpers.long_searches {
+            Self::Injecting
+        } else {
+            Self::Plain
+        }
+    }
 }
 
 impl Hook {

@@ -211,11 +211,7 @@ fn try_path<'a>(
         loader.load(&without_socket_map(OBJECT))
     }
     .map_err(PathError::Object)?;
-    let variant = if config.inject == 1 && Helpers::of(&kinds.types).long_searches {
-        Variant::Injecting
-    } else {
-        Variant::Plain
-    };
+    let variant = Variant::of(config.inject == 1, Helpers::of(&kinds.types));
     let unattached = attach_path(&mut ebpf, &kinds.btf, &kinds.types, path, variant)
         .map_err(PathError::Attach)?;
     Ok((ebpf, unattached))
@@ -320,13 +316,14 @@ fn finish(
     let drops = Drops::take(&mut ebpf).map_err(object)?;
     let outcomes = Outcomes::take(&mut ebpf).map_err(object)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
+    let variant = Variant::of(injection.is_some(), report.helpers);
     Ok(Kernel {
         ring,
         connections,
         processes,
         frames,
         go: GoHooks::take(&ebpf).map_err(object)?,
-        tls: TlsHooks::new(&ebpf),
+        tls: TlsHooks::new(&ebpf, variant),
         hand_off: HandOffHooks::take(&ebpf),
         drops,
         injection,

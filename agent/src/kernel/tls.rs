@@ -15,13 +15,14 @@ use aya::{
     },
 };
 
-use super::go::lock;
+use super::{attach::Variant, go::lock};
 use crate::process::binary::tls::Point;
 
 /// Probes that are attached, by file.
 pub struct TlsHooks {
     /// Shared with the guard, which detaches everything at the end.
     ebpf: Arc<Mutex<Ebpf>>,
+    variant: Variant,
     attached: HashMap<u64, Vec<(&'static str, UProbeLinkId)>>,
     next: u64,
 }
@@ -31,9 +32,10 @@ pub struct TlsHooks {
 pub struct ProbesId(u64);
 
 impl TlsHooks {
-    pub(super) fn new(ebpf: &Arc<Mutex<Ebpf>>) -> Self {
+    pub(super) fn new(ebpf: &Arc<Mutex<Ebpf>>, variant: Variant) -> Self {
         Self {
             ebpf: Arc::clone(ebpf),
+            variant,
             attached: HashMap::new(),
             next: 0,
         }
@@ -44,7 +46,11 @@ impl TlsHooks {
         let mut ebpf = lock(&self.ebpf)?;
         let mut links = Vec::with_capacity(points.len());
         for point in points {
-            match attach(&mut ebpf, file, *point) {
+            let point = Point {
+                program: self.of_variant(point.program),
+                ..*point
+            };
+            match attach(&mut ebpf, file, point) {
                 Ok(link) => links.push((point.program, link)),
                 Err(error) => {
                     detach(&mut ebpf, links);
@@ -55,6 +61,13 @@ impl TlsHooks {
         self.next += 1;
         self.attached.insert(self.next, links);
         Ok(ProbesId(self.next))
+    }
+
+    fn of_variant(&self, program: &'static str) -> &'static str {
+        match (self.variant, program) {
+            (Variant::Injecting, "tls_return") => "tls_return_injecting",
+            _ => program,
+        }
     }
 
     pub fn detach(&mut self, probes: &ProbesId) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::{
+    pki::Pki,
     process::{Process, crate_file},
     python,
     span::{Span, Spans},
@@ -24,6 +25,24 @@ pub fn start(mut command: Command, service: &str, arguments: &[&str]) -> (Proces
     let port = process.json_line(0)["port"].as_u64();
     let port = port.and_then(|port| u16::try_from(port).ok());
     (process, port.expect("the service names its port"))
+}
+
+/// The same, answering over TLS.
+///
+/// # Panics
+/// When it does not start.
+#[must_use]
+pub fn start_over_tls(
+    mut command: Command,
+    service: &str,
+    arguments: &[&str],
+    pki: &Pki,
+) -> (Process, u16) {
+    command.arg("env").args([
+        &format!("HOP_CERTIFICATE={}", pki.server_certificate().display()),
+        &format!("HOP_KEY={}", pki.server_key().display()),
+    ]);
+    start(command, service, arguments)
 }
 
 /// A request at `front`, the call that it made, and the request at `back` that this became.

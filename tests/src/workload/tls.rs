@@ -81,6 +81,11 @@ pub struct NginxTls {
 impl NginxTls {
     /// In front of a server of this kind, which it keeps connections to.
     pub fn in_front_of(pki: &Pki, twin: Twin, backend: u16) -> Self {
+        Self::in_front_of_host(pki, twin, &format!("localhost:{backend}"))
+    }
+
+    /// The same, with the server's host and port.
+    pub fn in_front_of_host(pki: &Pki, twin: Twin, backend: &str) -> Self {
         let directory = TempDir::new("nginx-tls");
         let port = free_port();
         let file = directory.join("nginx.conf");
@@ -102,7 +107,7 @@ impl NginxTls {
                  fastcgi_temp_path {root}/fastcgi; uwsgi_temp_path {root}/uwsgi;
                  scgi_temp_path {root}/scgi;
                  keepalive_requests 1000000;
-                 upstream behind {{ server localhost:{backend}; keepalive 32; }}
+                 upstream behind {{ server {backend}; keepalive 32; }}
                  server {{
                      listen 127.0.0.1:{port} ssl http2;
                      ssl_certificate {certificate}; ssl_certificate_key {key};

@@ -77,7 +77,11 @@ pub enum Mode {
 impl Injection {
     /// Loads, attaches and tries.
     pub(super) fn start(ebpf: &mut Ebpf, carriers: Carriers) -> Result<Self> {
-        let mut table: Array<MapData, [u8; GRAMMAR_BYTES]> = take(ebpf, "GRAMMAR")?.try_into()?;
+        // Left to the object: programs that are loaded later refer to it.
+        let table = ebpf
+            .map_mut("GRAMMAR")
+            .context("map GRAMMAR is not in the eBPF object")?;
+        let mut table: Array<&mut MapData, [u8; GRAMMAR_BYTES]> = table.try_into()?;
         let rows: [u8; GRAMMAR_BYTES] = grammar::table()
             .try_into()
             .map_err(|_| anyhow!("the grammar does not fit its map"))?;
