@@ -30,7 +30,7 @@ use crate::{
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
-        ConnectionId, Data, Direction, EventKind, Minted, ProcessId, Role, Traced, Unit,
+        ConnectionId, Data, Direction, Endpoints, EventKind, Minted, ProcessId, Role, Traced, Unit,
         clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
@@ -424,7 +424,7 @@ impl Engine {
         }
         if self.connections.len() > before {
             self.meet_connection(unit.process);
-            self.meet_other_end(data);
+            self.meet_other_end(id, data.role, data.complete, data.endpoints);
         }
         self.metrics
             .add(Counter::BytesNotCaptured, data.uncaptured());
@@ -525,12 +525,18 @@ impl Engine {
     /// Says of a new connection whether its other end is to be waited for. A client's connection is
     /// established, and that is recorded, before its server reads from it; unless it is older than
     /// the agent, or records were lost.
-    fn meet_other_end(&mut self, data: &Data<'_>) {
-        if data.role != Role::Server || !data.complete || self.lost_ns.is_some() {
+    fn meet_other_end(
+        &mut self,
+        id: ConnectionId,
+        role: Role,
+        is_complete: bool,
+        endpoints: Endpoints,
+    ) {
+        if role != Role::Server || !is_complete || self.lost_ns.is_some() {
             return;
         }
-        let other_end = self.connections.other_end(data.endpoints);
-        if let Some(connection) = self.connections.get(data.connection) {
+        let other_end = self.connections.other_end(endpoints);
+        if let Some(connection) = self.connections.get(id) {
             connection.other_end = other_end;
         }
     }

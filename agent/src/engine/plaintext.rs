@@ -27,12 +27,7 @@ impl Engine {
         if self.connections.len() > before {
             self.meet_connection(process);
             let is_complete = opened.origins != [0; 2];
-            if opened.role == Role::Server && is_complete && self.lost_ns.is_none() {
-                let other_end = self.connections.other_end(opened.endpoints);
-                if let Some(connection) = self.connections.get(id) {
-                    connection.other_end = other_end;
-                }
-            }
+            self.meet_other_end(id, opened.role, is_complete, opened.endpoints);
         }
     }
 }
