@@ -11,8 +11,7 @@ use agent_common::{
     tcp_option::{OptionStream, PATHS as PATH_COUNT, PathState, ReceivedContext},
 };
 use aya_ebpf::{
-    btf_maps::SkStorage,
-    macros::{btf_map, map},
+    macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf, SockHash},
 };
 
@@ -191,9 +190,11 @@ pub(crate) static REQUESTS: LruHashMap<u64, TraceContext> =
 pub(crate) static CALLS: LruHashMap<u64, TraceContext> =
     LruHashMap::with_max_entries(limits::CONNECTIONS, 0);
 
-/// What is remembered of client sockets whose requests may get TCP options; goes with the socket.
-#[btf_map]
-pub(crate) static OPTION_STREAMS: SkStorage<OptionStream> = SkStorage::new();
+/// What is remembered of client sockets whose requests may get TCP options, by connection. Not in
+/// the storage of sockets: programs of this kind get none there on Linux 7.2 (`ENOMEM`).
+#[map]
+pub(crate) static OPTION_STREAMS: HashMap<u64, OptionStream> =
+    HashMap::with_max_entries(limits::STREAMS, 0);
 
 /// The context that came last with a TCP option, by connection. Inserted as the segment arrives,
 /// when it is not known yet whose connection it is; removed with the connection. LRU, because those

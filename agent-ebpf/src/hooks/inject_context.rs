@@ -22,7 +22,10 @@ use super::{
 use crate::{
     connection::Place,
     emit,
-    maps::{ARMED, CALLS, INJECTABLE, RECEIVED, REQUESTS, STARTED, STREAMS, WORK, config},
+    maps::{
+        ARMED, CALLS, INJECTABLE, OPTION_STREAMS, RECEIVED, REQUESTS, STARTED, STREAMS, WORK,
+        config,
+    },
     read::task,
     scratch::Scratch,
 };
@@ -307,6 +310,7 @@ pub(crate) fn destroyed(connection: u64) {
     let _ = STREAMS.remove(&connection);
     inject_go::destroyed(connection);
     if config!(inject_option) == 1 {
+        let _ = OPTION_STREAMS.remove(&connection);
         let _ = RECEIVED.remove(&connection);
     }
 }

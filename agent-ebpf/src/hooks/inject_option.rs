@@ -36,16 +36,15 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::{
-        BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
-        BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        BPF_SOCK_OPS_WRITE_HDR_OPT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
+        BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
     },
     cty::c_void,
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_reserve_hdr_opt, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
-        bpf_store_hdr_opt,
+        bpf_get_socket_cookie, bpf_reserve_hdr_opt, bpf_skc_to_tcp_sock, bpf_store_hdr_opt,
     },
     macros::sock_ops,
     programs::SockOpsContext,
@@ -101,19 +100,12 @@ pub(super) fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
     (!sk.is_null()).then_some(sk)
 }
 
-/// What is remembered of a client's socket; null where nothing is.
+/// What is remembered of a client's socket.
 #[inline(always)]
-fn storage(sk: *mut c_void, initial: *mut OptionStream, flags: u64) -> *mut OptionStream {
-    // SAFETY: the map is one of socket storage, and the verifier knows the socket.
-    unsafe {
-        bpf_sk_storage_get(
-            (&raw const OPTION_STREAMS).cast_mut().cast(),
-            sk,
-            initial.cast(),
-            flags,
-        )
-    }
-    .cast()
+fn stream(ctx: &SockOpsContext, sk: *mut c_void) -> Option<&'static mut OptionStream> {
+    let found = OPTION_STREAMS.get_ptr_mut(&identity(ctx, sk))?;
+    // SAFETY: the socket's own entry, and the socket is locked.
+    Some(unsafe { &mut *found })
 }
 
 /// The connection's identity as the tracing hooks have it.
@@ -179,8 +171,9 @@ fn connecting(ctx: &SockOpsContext) -> Option<()> {
         return None;
     }
     let sk = socket(ctx)?;
-    let mut fresh = OptionStream {
-        connection: identity(ctx, sk),
+    let connection = identity(ctx, sk);
+    let fresh = OptionStream {
+        connection,
         trace_id: [0; 2],
         span_id: 0,
         remote: remote(ctx),
@@ -192,16 +185,16 @@ fn connecting(ctx: &SockOpsContext) -> Option<()> {
         is_reserved: 0,
         is_refused: 0,
     };
-    storage(sk, &raw mut fresh, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    if OPTION_STREAMS.insert(&connection, &fresh, 0).is_err() {
+        count(InjectionOutcome::Refused);
+    }
     Some(())
 }
 
 #[inline(always)]
 fn connected(ctx: &SockOpsContext) -> Option<()> {
     let sk = socket(ctx)?;
-    if storage(sk, core::ptr::null_mut(), 0).is_null() {
-        return None;
-    }
+    stream(ctx, sk)?;
     let wanted = BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG;
     ctx.set_cb_flags((ctx.cb_flags() | wanted) as i32).ok()
 }
@@ -223,12 +216,7 @@ fn accepted(ctx: &SockOpsContext) -> Option<()> {
 #[inline(always)]
 fn reserve(ctx: &SockOpsContext) -> Option<()> {
     let sk = socket(ctx)?;
-    let found = storage(sk, core::ptr::null_mut(), 0);
-    if found.is_null() {
-        return None;
-    }
-    // SAFETY: the socket's own storage, and the socket is locked.
-    let stream = unsafe { &mut *found };
+    let stream = stream(ctx, sk)?;
     let next = context!(ctx, snd_nxt);
     if ctx.arg(0) == SIZING {
         // SAFETY: the verifier knows the socket.
@@ -351,12 +339,7 @@ fn is_closed(stream: &OptionStream) -> bool {
 #[inline(always)]
 fn write(ctx: &SockOpsContext) -> Option<()> {
     let sk = socket(ctx)?;
-    let found = storage(sk, core::ptr::null_mut(), 0);
-    if found.is_null() {
-        return None;
-    }
-    // SAFETY: the socket's own storage, and the socket is locked.
-    let stream = unsafe { &mut *found };
+    let stream = stream(ctx, sk)?;
     if stream.is_reserved == 0 {
         return None;
     }
@@ -444,12 +427,7 @@ pub(super) fn report(
 #[inline(always)]
 fn sent_again(ctx: &SockOpsContext) -> Option<()> {
     let sk = socket(ctx)?;
-    let found = storage(sk, core::ptr::null_mut(), 0);
-    if found.is_null() {
-        return None;
-    }
-    // SAFETY: the socket's own storage, and the socket is locked.
-    let stream = unsafe { &mut *found };
+    let stream = stream(ctx, sk)?;
     if stream.stage != stage::SENT || ctx.arg(0) != stream.sequence {
         return None;
     }

@@ -279,7 +279,7 @@ const HEADER_MAPS: &[&str] = &[
 ];
 
 /// Maps that only TCP options fill.
-const OPTION_MAPS: &[&str] = &["RECEIVED", "PATHS"];
+const OPTION_MAPS: &[&str] = &["OPTION_STREAMS", "RECEIVED", "PATHS"];
 
 /// The object with a plain hash in place of the map of sockets, which needs a capability
 /// (`CAP_NET_ADMIN`) that nothing else does. Its definition is found by its content: type, sizes
