@@ -19,8 +19,9 @@ fn number(path: &str) -> Option<u32> {
     path.split('/').find_map(|part| part.parse().ok())
 }
 
-/// Calls of two requests. A processor of Go's keeps up to 15 ids that were allotted before a request
-/// was read; a goroutine that gets one of them is not known to be younger and has no parent.
+/// Calls of two requests. A processor of Go's keeps up to 15 ids that were allotted before a
+/// request was read; a goroutine that gets one of them is not known to be younger and has no
+/// parent.
 const OLD_IDS: usize = 6;
 
 /// Calls that `/mixed/N` makes before it answers.
