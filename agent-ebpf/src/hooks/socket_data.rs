@@ -1,30 +1,5 @@
-//! Bytes that sockets moved: tracepoints since Linux 6.3, fexit before.
-//!
-//! hook: tp_btf sock_send_length(struct sock *sk, int ret, int flags), since 6.3
-//! hook: tp_btf sock_recv_length(struct sock *sk, int ret, int flags), since 6.3
-//! hook: fexit inet_sendmsg, inet6_sendmsg, unix_stream_sendmsg
-//!       (struct socket *sock, struct msghdr *m, size_t size) -> int, since 5.5
-//! hook: fexit inet_recvmsg, inet6_recvmsg, unix_stream_recvmsg
-//!       (struct socket *sock, struct msghdr *m, size_t size, int flags) -> int, since 5.5
-//! hook: fexit inet_sendpage, unix_stream_sendpage
-//!       (struct socket *sock, struct page *page, int offset, size_t size, int flags) -> ssize_t,
-//!       gone in 6.5, where sendfile goes through the send functions
-//! fallback: kretprobe on the same functions, in `kretprobe.rs`
-
-use agent_common::{
-    connection::{
-        ConnectionOpened, ConnectionState, Direction, FAMILY_UNIX, Role, plaintext_identity,
-    },
-    kernel_config::KernelField,
-    limits,
-    payload::{SocketData, flags},
-    process::ExecutionUnit,
-    record::RecordKind,
-};
-use aya_ebpf::{
-    macros::{btf_tracepoint, fexit},
-    programs::{BtfTracePointContext, FExitContext},
-};
+//! Bytes that sockets moved: the one body of every hook that sees them (`socket_calls.rs`,
+//! `kretprobe.rs`).
 
 use crate::{
     connection::{self, Place},
@@ -44,6 +19,16 @@ use crate::{
     tls::{self, SocketCall},
     user_buffer::{self, UserBuffer},
 };
+use agent_common::{
+    connection::{
+        ConnectionOpened, ConnectionState, Direction, FAMILY_UNIX, Role, plaintext_identity,
+    },
+    kernel_config::KernelField,
+    limits,
+    payload::{SocketData, flags},
+    process::ExecutionUnit,
+    record::RecordKind,
+};
 
 /// `MSG_PEEK`: the bytes stay in the socket and will be received again.
 const PEEK: i32 = 2;
@@ -58,52 +43,6 @@ pub(crate) struct Transfer {
     pub(crate) slot: Slot,
 }
 
-#[btf_tracepoint(function = "sock_send_length")]
-pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-    handle(&Transfer {
-        sock: ctx.arg(0),
-        result: ctx.arg(1),
-        message_flags: ctx.arg(2),
-        direction: Direction::Outbound,
-        slot: Slot::Send,
-    })
-}
-
-#[btf_tracepoint(function = "sock_recv_length")]
-pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-    handle(&Transfer {
-        sock: ctx.arg(0),
-        result: ctx.arg(1),
-        message_flags: ctx.arg(2),
-        direction: Direction::Inbound,
-        slot: Slot::Receive,
-    })
-}
-
-/// Arguments of the send functions: the result follows three arguments.
-#[inline(always)]
-fn sent(ctx: &FExitContext, slot: Slot) -> i32 {
-    handle(&Transfer {
-        sock: socket_sock(ctx.arg(0)),
-        result: ctx.arg(3),
-        message_flags: 0,
-        direction: Direction::Outbound,
-        slot,
-    })
-}
-
-/// Arguments of the receive functions: the result follows four arguments.
-#[inline(always)]
-fn received(ctx: &FExitContext, slot: Slot) -> i32 {
-    handle(&Transfer {
-        sock: socket_sock(ctx.arg(0)),
-        result: ctx.arg(4),
-        message_flags: ctx.arg(3),
-        direction: Direction::Inbound,
-        slot,
-    })
-}
-
 /// `socket->sk`, loaded directly so that the verifier still knows that it is a socket.
 #[inline(always)]
 pub(crate) fn socket_sock(socket: *const u8) -> *const u8 {
@@ -115,51 +54,10 @@ pub(crate) fn socket_sock(socket: *const u8) -> *const u8 {
     unsafe { core::ptr::read_volatile(socket.add(offset).cast()) }
 }
 
-#[fexit(function = "inet_sendmsg")]
-pub(crate) fn inet_sendmsg_exit(ctx: FExitContext) -> i32 {
-    sent(&ctx, Slot::Send)
-}
-
-#[fexit(function = "inet6_sendmsg")]
-pub(crate) fn inet6_sendmsg_exit(ctx: FExitContext) -> i32 {
-    sent(&ctx, Slot::Send6)
-}
-
-#[fexit(function = "unix_stream_sendmsg")]
-pub(crate) fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
-    sent(&ctx, Slot::SendUnix)
-}
-
-#[fexit(function = "inet_recvmsg")]
-pub(crate) fn inet_recvmsg_exit(ctx: FExitContext) -> i32 {
-    received(&ctx, Slot::Receive)
-}
-
-#[fexit(function = "inet6_recvmsg")]
-pub(crate) fn inet6_recvmsg_exit(ctx: FExitContext) -> i32 {
-    received(&ctx, Slot::Receive6)
-}
-
-#[fexit(function = "unix_stream_recvmsg")]
-pub(crate) fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
-    received(&ctx, Slot::ReceiveUnix)
-}
-
-/// Pages of a file that sendfile or splice sent.
-#[fexit(function = "inet_sendpage")]
-pub(crate) fn inet_sendpage_exit(ctx: FExitContext) -> i32 {
-    count_pages(socket_sock(ctx.arg(0)), ctx.arg(5))
-}
-
-#[fexit(function = "unix_stream_sendpage")]
-pub(crate) fn unix_stream_sendpage_exit(ctx: FExitContext) -> i32 {
-    count_pages(socket_sock(ctx.arg(0)), ctx.arg(5))
-}
-
 /// There is no user buffer, so there is nothing to capture. A head was sent before, which made the
 /// connection's state and began the turn.
 #[inline(always)]
-fn count_pages(sock: *const u8, result: i32) -> i32 {
+pub(crate) fn count_pages(sock: *const u8, result: i32) -> i32 {
     if result <= 0 || sock.is_null() || !process::is_traced(task::process_id()) {
         return 0;
     }
@@ -216,12 +114,17 @@ fn body<const LOOPS: bool, const SLOT: u32>(
     result: i32,
     message_flags: i32,
 ) -> u32 {
+    const SEND6: u32 = Slot::Send6 as u32;
+    const SEND_UNIX: u32 = Slot::SendUnix as u32;
+    const RECEIVE: u32 = Slot::Receive as u32;
+    const RECEIVE6: u32 = Slot::Receive6 as u32;
+    const RECEIVE_UNIX: u32 = Slot::ReceiveUnix as u32;
     let (slot, direction) = match SLOT {
-        1 => (Slot::Receive, Direction::Inbound),
-        4 => (Slot::Send6, Direction::Outbound),
-        5 => (Slot::Receive6, Direction::Inbound),
-        6 => (Slot::SendUnix, Direction::Outbound),
-        7 => (Slot::ReceiveUnix, Direction::Inbound),
+        SEND6 => (Slot::Send6, Direction::Outbound),
+        SEND_UNIX => (Slot::SendUnix, Direction::Outbound),
+        RECEIVE => (Slot::Receive, Direction::Inbound),
+        RECEIVE6 => (Slot::Receive6, Direction::Inbound),
+        RECEIVE_UNIX => (Slot::ReceiveUnix, Direction::Inbound),
         _ => (Slot::Send, Direction::Outbound),
     };
     let transfer = Transfer {
