@@ -9,6 +9,7 @@ pub mod nghttp2;
 pub mod nginx;
 pub mod recorder;
 pub mod server;
+pub mod streams;
 pub mod tls;
 
 use std::{fs, path::Path};

@@ -203,7 +203,9 @@ fn configuration(options: &NginxOptions, port: u16, directory: &TempDir) -> Stri
             "location /call/ { proxy_pass http://behind; proxy_http_version 1.1; \
              proxy_set_header Connection \"\"; } \
              location /app/ { proxy_pass http://behind/; proxy_http_version 1.1; \
-             proxy_set_header Connection \"\"; }"
+             proxy_set_header Connection \"\"; } \
+             location /switch/ { proxy_pass http://behind/; proxy_http_version 1.1; \
+             proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }"
         }
     };
     let sendfile = match options.sendfile {
