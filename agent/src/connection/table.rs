@@ -12,8 +12,8 @@ use crate::{
     event::{ConnectionId, Endpoints, OtherEnd, ProcessId, Role, Unit},
 };
 
-/// A connection that nothing was heard of for this long is forgotten: unix sockets end without
-/// notice.
+/// A connection that nothing was heard of for this long is forgotten, unless the kernel side says
+/// that it is still there: unix sockets end without notice.
 const IDLE_NS: u64 = 10 * 60 * 1_000_000_000;
 
 /// The kernel is asked this long after a connection fell silent with its end awaited, then after

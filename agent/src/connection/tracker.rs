@@ -389,6 +389,18 @@ impl Connection {
         now_ns.saturating_sub(since_ns) > MISSING_GRACE_NS
     }
 
+    /// The kernel side still knows the connection.
+    pub fn handle_alive(&mut self, now_ns: u64) {
+        if self.is_end_told() {
+            self.last_ns = self.last_ns.max(now_ns);
+        }
+    }
+
+    /// Whether the kernel side tells of its end, and forgets it then: not of unix sockets.
+    pub fn is_end_told(&self) -> bool {
+        matches!(self.endpoints, Endpoints::Inet { .. })
+    }
+
     /// Whether it broke and is yet to be given up.
     pub fn is_breaking(&self) -> bool {
         self.aborted.is_some() && self.ended.iter().any(Option::is_none)

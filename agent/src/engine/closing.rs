@@ -1,6 +1,6 @@
 //! How connections end. Pure.
 
-use super::Engine;
+use super::{Command, Engine};
 use crate::event::{ClosingStep, ConnectionId, DirectionState, Unit};
 
 impl Engine {
@@ -58,6 +58,20 @@ impl Engine {
             && self.stitcher.is_open(caller)
         {
             self.exchanges.lineage.handle_loop_read(unit, Some(caller));
+        }
+    }
+
+    /// Nothing was heard of a connection for long. Streams of events, watches and pools are silent
+    /// for hours: where the kernel side tells of every end, it is asked whether this one is over.
+    pub(super) fn handle_idle(&mut self, id: ConnectionId, now_ns: u64) {
+        let is_told = self
+            .connections
+            .get(id)
+            .is_some_and(|connection| connection.is_end_told());
+        if is_told {
+            self.commands.push_back(Command::ReadConnection(id));
+        } else {
+            self.end_connection(id, now_ns);
         }
     }
 

@@ -302,6 +302,7 @@ impl Engine {
             Some(state) => {
                 connection.handle_counts([&state.inbound, &state.outbound]);
                 connection.handle_tick(now_ns);
+                connection.handle_alive(now_ns);
                 let is_done = !connection.is_waiting() && !connection.is_breaking();
                 self.observe(id);
                 if is_done {
@@ -338,7 +339,7 @@ impl Engine {
             self.commands.push_back(Command::ReadConnection(id));
         }
         for id in self.connections.idle(now_ns) {
-            self.end_connection(id, now_ns);
+            self.handle_idle(id, now_ns);
         }
         self.exchanges.handle_tick(now_ns, &mut self.stitcher);
         self.stitcher.handle_tick(now_ns);

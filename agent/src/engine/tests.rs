@@ -1,5 +1,7 @@
 //! The whole engine on records made here; real ones are in `tests/recordings/`.
 
+mod idle;
+
 use agent_common::{
     connection::{ConnectionClosing, ConnectionEstablished, ConnectionOpened, FAMILY_INET},
     payload::{SocketData, flags},
