@@ -64,6 +64,38 @@ pub(super) fn size_value(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
+pub(super) fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+/// `waited_ns`: how long the first byte of the response took, where its end took longer.
+pub(super) fn push_response_time(attributes: &mut Vec<Attribute>, waited_ns: Option<u64>) {
+    if let Some(waited_ns) = waited_ns {
+        let key = attribute::TIME_TO_FIRST_BYTE;
+        push(attributes, key, seconds(waited_ns));
+    }
+}
+
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// Whether a response with this content type lasts as long as someone listens: server-sent events,
+/// <https://html.spec.whatwg.org/multipage/server-sent-events.html>, section 9.2.5.
+pub(super) fn is_event_stream(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|byte| *byte == b';').next();
+    let essence = essence.unwrap_or_default().trim_ascii();
+    essence.eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+}
+
+/// Says that a span's duration is that of a stream of events.
+pub(super) fn push_event_stream(attributes: &mut Vec<Attribute>) {
+    let content_type = Value::StringArray(Box::new([EVENT_STREAM.to_owned()]));
+    push(
+        attributes,
+        attribute::HTTP_RESPONSE_CONTENT_TYPE,
+        content_type,
+    );
+}
+
 /// Methods of RFC 9110 and RFC 5789, and QUERY; case counts.
 pub(super) fn known_method(method: &str) -> Option<&'static str> {
     const KNOWN: [&str; 10] = [

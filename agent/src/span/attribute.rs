@@ -126,6 +126,8 @@ pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
 pub const HTTP_REQUEST_METHOD_ORIGINAL: &str = "http.request.method_original";
 pub const HTTP_REQUEST_BODY_SIZE: &str = "http.request.body.size";
 pub const HTTP_RESPONSE_BODY_SIZE: &str = "http.response.body.size";
+/// Of streams of events alone (`text/event-stream`), which last as long as someone listens.
+pub const HTTP_RESPONSE_CONTENT_TYPE: &str = "http.response.header.content-type";
 pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
 pub const URL_SCHEME: &str = "url.scheme";
 pub const URL_PATH: &str = "url.path";

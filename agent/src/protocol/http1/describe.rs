@@ -8,7 +8,7 @@ use super::parse::{Fields, RequestLine, text};
 use crate::protocol::Endpoint;
 use crate::protocol::semantics::{
     Ends, Server, forwarded_scheme, is_error, known_method, known_scheme, push, push_client,
-    push_peer, size_value, status_text,
+    push_event_stream, push_peer, push_response_time, size_value, status_text,
 };
 use crate::span::attribute::{self, Attribute};
 use crate::span::{Details, Kind, Status, redact};
@@ -39,6 +39,9 @@ pub(super) struct Result {
     pub(super) status: Option<u16>,
     pub(super) request_size: Option<u64>,
     pub(super) response_size: Option<u64>,
+    /// From the first byte of the request to the first of the response, where more came later.
+    pub(super) waited_ns: Option<u64>,
+    pub(super) is_event_stream: bool,
     pub(super) outcome: Outcome,
 }
 
@@ -165,6 +168,10 @@ pub(super) fn finish(draft: Draft, kind: Kind, result: Result) -> Details {
             attribute::HTTP_RESPONSE_BODY_SIZE,
             size_value(size),
         );
+    }
+    push_response_time(&mut attributes, result.waited_ns);
+    if result.is_event_stream {
+        push_event_stream(&mut attributes);
     }
     let error = result
         .status

@@ -61,9 +61,12 @@ struct Exchange {
     request_ns: u64,
     /// Last byte of the response so far.
     response_ns: Option<u64>,
-    response_announced: bool,
+    /// First byte of the response, interim ones included; `None` until it is announced.
+    response_first_ns: Option<u64>,
     /// Of the final response.
     status: Option<u16>,
+    /// The response is a stream of events.
+    is_event_stream: bool,
     /// The response began in a hole, or with what is no status line.
     response_lost: bool,
 }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::body::Framing;
 use crate::protocol::TraceHeaders;
 use crate::protocol::reader::{Reader, split};
-use crate::protocol::semantics::decimal;
+use crate::protocol::semantics::{decimal, is_event_stream};
 
 /// Longest method that is believed; the longest registered one has 17 letters
 /// (`UPDATEREDIRECTREF`).
@@ -41,6 +41,7 @@ pub(super) struct Fields<'a> {
     pub(super) forwarded_for: Option<&'a [u8]>,
     pub(super) forwarded_proto: Option<&'a [u8]>,
     pub(super) upgrade: Option<&'a [u8]>,
+    pub(super) content_type: Option<&'a [u8]>,
     pub(super) trace: TraceHeaders,
     /// `Expect: 100-continue` (RFC 9110, section 10.1.1).
     pub(super) expects_continue: bool,
@@ -205,6 +206,7 @@ impl<'a> Fields<'a> {
             10 if is(b"user-agent") => self.user_agent = self.user_agent.or(Some(value)),
             10 if is(b"tracestate") => self.take_tracestate(value),
             11 if is(b"traceparent") => self.take_traceparent(value),
+            12 if is(b"content-type") => self.content_type = self.content_type.or(Some(value)),
             14 if is(b"content-length") => self.take_length(value),
             15 if is(b"x-forwarded-for") => {
                 self.forwarded_for = self.forwarded_for.or(Some(value));
@@ -246,6 +248,10 @@ impl<'a> Fields<'a> {
                 _ => Length::Invalid,
             };
         }
+    }
+
+    pub(super) fn is_event_stream(&self) -> bool {
+        self.content_type.is_some_and(is_event_stream)
     }
 
     /// RFC 9112, section 6.3, for a request.

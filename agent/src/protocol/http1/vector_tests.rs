@@ -33,6 +33,8 @@ const VECTORS: Vectors = vectors! {
     "early_hints"
     "early_response"
     "empty_lines_before"
+    "events"
+    "events_left"
     "expectation_failed"
     "folded_field"
     "forwarded"
@@ -83,6 +85,8 @@ const VECTORS: Vectors = vectors! {
     "unobserved_response"
     "unobserved_response_end"
     "upgrade"
+    "websocket"
+    "websocket_client"
 };
 
 /// As the registry has it.

@@ -9,7 +9,8 @@ use super::grpc::{self, Rpc};
 use super::stream::{Request, Stream};
 use crate::protocol::semantics::{
     Ends, REQUEST_HEAD, RESPONSE, RESPONSE_END, RPC_STATUS, Server, forwarded_scheme, is_error,
-    known_method, known_scheme, push, push_client, push_peer, size_value, status_text,
+    known_method, known_scheme, push, push_client, push_event_stream, push_peer,
+    push_response_time, seconds, size_value, status_text,
 };
 use crate::span::attribute::{self, Attribute};
 use crate::span::{Details, Kind, Status, redact};
@@ -53,9 +54,11 @@ pub(super) fn details(
         }
         None => http(&mut attributes, ends, request, stream, outcome),
     };
-    if let Some(first_ns) = stream.response.first_ns.filter(|first| *first < end_ns) {
-        let seconds = seconds(first_ns.saturating_sub(request.start_ns));
-        push(&mut attributes, attribute::TIME_TO_FIRST_BYTE, seconds);
+    let first_ns = stream.response.first_ns.filter(|first| *first < end_ns);
+    let waited_ns = first_ns.map(|first| first.saturating_sub(request.start_ns));
+    push_response_time(&mut attributes, waited_ns);
+    if stream.response.is_event_stream {
+        push_event_stream(&mut attributes);
     }
     let status = match &error {
         Some(_) => Status::Error(String::new()),
@@ -75,10 +78,6 @@ pub(super) fn details(
 }
 
 type Name = Cow<'static, str>;
-
-fn seconds(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / 1e9
-}
 
 fn http(
     attributes: &mut Vec<Attribute>,

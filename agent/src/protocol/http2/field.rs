@@ -1,7 +1,10 @@
 //! Header fields: the names that matter to a span, HPACK's static table, and the fields of one
 //! head put together.
 
-use crate::protocol::{TraceHeaders, semantics::decimal};
+use crate::protocol::{
+    TraceHeaders,
+    semantics::{decimal, is_event_stream},
+};
 
 /// Names of fields that matter here; all others are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +203,11 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    pub(super) fn is_event_stream(&self) -> bool {
+        let content_type = self.content_type.as_deref().unwrap_or_default();
+        is_event_stream(content_type.as_bytes())
+    }
+
     /// Notes a field; `None` is a value that is not known.
     pub(super) fn take(&mut self, name: Name, value: Option<&[u8]>) {
         self.has_pseudo |= name.is_pseudo();

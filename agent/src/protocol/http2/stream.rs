@@ -40,6 +40,8 @@ pub(super) struct Response {
     pub(super) has_head: bool,
     pub(super) status: Option<u16>,
     pub(super) grpc_status: Option<u64>,
+    /// It is a stream of events.
+    pub(super) is_event_stream: bool,
     /// Fields of its head or trailers are not known.
     pub(super) has_unknown: bool,
 }

@@ -183,6 +183,7 @@ pub(in crate::protocol) fn render(text: &mut String, progress: &Progress) {
                     Value::String(value) => value.escape_debug().to_string(),
                     Value::Int(value) => value.to_string(),
                     Value::Double(value) => format!("{value:e}"),
+                    Value::StringArray(values) => values.join(", "),
                     other => panic!("no attribute is {other:?}"),
                 };
                 write!(lines, "\n  {}: {value}", attribute.key).expect("a string takes all");

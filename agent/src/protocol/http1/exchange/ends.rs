@@ -104,13 +104,16 @@ impl Http1 {
             self.current = None;
         }
         let status = front.status.or(partial_status);
+        let last_ns = front.response_ns.or(failed_ns).unwrap_or(front.request_ns);
+        let first_ns = front.response_first_ns.filter(|first| *first < last_ns);
         let result = describe::Result {
             status,
             request_size,
             response_size,
+            waited_ns: first_ns.map(|first| first.saturating_sub(front.start_ns)),
+            is_event_stream: front.is_event_stream,
             outcome,
         };
-        let last_ns = front.response_ns.or(failed_ns).unwrap_or(front.request_ns);
         self.progress.push_back(Progress::Finished {
             exchange: front.number,
             start_ns: front.start_ns,

@@ -94,8 +94,9 @@ impl Http1 {
             request: RequestState::Head,
             request_ns: time_ns,
             response_ns: None,
-            response_announced: false,
+            response_first_ns: None,
             status: None,
+            is_event_stream: false,
             response_lost: false,
         });
     }
@@ -149,7 +150,7 @@ impl Http1 {
             exchange.expects_continue = fields.expects_continue;
             exchange.request = RequestState::Body { begun: false };
             // An answer may overtake the head it refuses; then it is too late to say more of it.
-            if !exchange.response_announced {
+            if exchange.response_first_ns.is_none() {
                 let exchange = exchange.number;
                 let headers = fields.trace;
                 self.progress

@@ -56,10 +56,10 @@ impl Http1 {
         if chunk.data.first() != Some(&b'H') {
             self.response_lost();
         } else if let Some(front) = self.outstanding.front_mut()
-            && !front.response_announced
+            && front.response_first_ns.is_none()
         {
-            front.response_announced = true;
             let Chunk { time_ns, .. } = *chunk;
+            front.response_first_ns = Some(time_ns);
             self.progress.push_back(Progress::ResponseStarted {
                 exchange: front.number,
                 time_ns,
@@ -114,7 +114,9 @@ impl Http1 {
         let framing = if has_no_body {
             Framing::Empty
         } else {
-            parse::fields(block).response_framing()
+            let fields = parse::fields(block);
+            front.is_event_stream = fields.is_event_stream();
+            fields.response_framing()
         };
         let body = Body::new(framing);
         if body.is_done() {
@@ -143,8 +145,10 @@ impl Http1 {
             return;
         }
         front.status = Some(line.code);
-        let is_chunked = parse::fields(block).response_framing() == Framing::Chunked
-            && front.method != Method::Head;
+        let fields = parse::fields(block);
+        front.is_event_stream = fields.is_event_stream();
+        let is_chunked =
+            fields.response_framing() == Framing::Chunked && front.method != Method::Head;
         let body = if is_chunked {
             Body::lost_in_chunks()
         } else {

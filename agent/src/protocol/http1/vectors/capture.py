@@ -3,7 +3,7 @@
 down what flowed, in order. Expected spans are not written by this script: see vector_tests.rs.
 
 Usage: capture.py [NAME...]   Needs curl, wget, nginx, apache2, lighttpd, haproxy, tinyproxy, node,
-php, ruby-webrick and python3-requests; loopback only.
+php, ruby-webrick, and of Python requests, aiohttp and websockets; loopback only.
 """
 import contextlib, os, pathlib, select, shutil, socket, struct, subprocess, sys, tempfile, threading, time
 
@@ -47,6 +47,33 @@ server.on('checkContinue', (req, res) => {
   if (req.url === '/refuse') { res.writeHead(413); res.end('too much'); }
   else { res.writeContinue(); server.emit('request', req, res); } });
 server.listen(+process.argv[2], '127.0.0.1');
+"""
+
+AIOHTTP = r"""
+import asyncio, sys
+from aiohttp import web
+async def socket(request):
+    answer = web.WebSocketResponse(compress=False)
+    await answer.prepare(request)
+    await answer.send_str('HTTP/1.1 500 Inside')
+    async for message in answer: await answer.send_str(message.data)
+    return answer
+async def events(request):
+    answer = web.StreamResponse(headers={'Content-Type': 'text/event-stream; charset=utf-8'})
+    await answer.prepare(request)
+    for number in range(int(request.query.get('count', 1000))):
+        await answer.write(b'data: %d\n\n' % number)
+        await asyncio.sleep(0.05)
+    return answer
+app = web.Application()
+app.add_routes([web.get('/socket', socket), web.get('/events', events)])
+web.run_app(app, host='127.0.0.1', port=int(sys.argv[1]), print=None)
+"""
+
+WEBSOCKETS = r"""
+from websockets.sync.client import connect
+with connect('ws://127.0.0.1:PORT/socket', compression=None, proxy=None) as socket:
+    socket.recv(); socket.send('GET /inside HTTP/1.1\r\nHost: a\r\n\r\n'); socket.recv()
 """
 
 def write(name, text):
@@ -101,6 +128,7 @@ def tinyproxy(port):
     return ["tinyproxy", "-d", "-c", write("tinyproxy.conf",
         f'Port {port}\nListen 127.0.0.1\nTimeout 5\nMaxClients 5\nLogFile "/dev/null"\n')]
 
+def aiohttp(port): return [sys.executable, write("streams.py", AIOHTTP), str(port)]
 def node(port): return ["node", write("server.js", NODE), str(port)]
 def python(port): return [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "-d", str(TEMP / "www"), str(port)]
 def python11(port): return python(port)[:3] + ["-p", "HTTP/1.1"] + python(port)[3:]
@@ -120,6 +148,11 @@ def command(*arguments):
     def run(port):
         subprocess.run([a.replace("PORT", str(port)) for a in arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=10, check=False)
     run.source = " ".join(arguments)
+    return run
+
+def websockets():
+    run = command(sys.executable, "-c", WEBSOCKETS)
+    run.source = "websockets ws://127.0.0.1:PORT/socket"
     return run
 
 def raw(*pieces, half_close=False, reset=False, wait=0.3):
@@ -255,6 +288,10 @@ CASES = {
     "processing": (node, curl(URL + "/processing"), "client"),
     "early_response": (node, raw(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nfirst part", b"second part")),
     "upgrade": (node, raw(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", half_close=True)),
+    "websocket": (aiohttp, websockets()),
+    "websocket_client": (aiohttp, websockets(), "client"),
+    "events": (aiohttp, curl("-N", URL + "/events?count=3")),
+    "events_left": (aiohttp, curl("-N", "-m", "0.3", URL + "/events"), "client"),
     "connect": (tinyproxy, None, "client"),
     "proxy_absolute": (tinyproxy, None, "client"),
     "one_byte_first": (node, raw(b"G", b"ET /one HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", wait=0.1)),

@@ -163,6 +163,7 @@ impl Http2 {
             if fields.has_pseudo || !response.has_head {
                 response.status = response.status.or(fields.status);
                 response.has_head = true;
+                response.is_event_stream |= fields.is_event_stream();
                 stream.rpc = stream.rpc.or_else(|| Rpc::of(fields));
             }
             response.grpc_status = response.grpc_status.or(fields.grpc_status);
