@@ -65,7 +65,11 @@ wire! {
         pub trust: u8,
         /// 1: the frame in progress ends its stream.
         pub ends: u8,
-        pub reserved: [u8; 5],
+        pub reserved: u8,
+        /// The highest stream of a client that a head was seen of; 0: none. They are numbered one
+        /// after the other by odd numbers (RFC 9113, section 5.1.1), so it counts them, whatever
+        /// becomes of what was copied.
+        pub highest_stream: u32,
     }
 }
 
@@ -93,7 +97,8 @@ impl FrameFlow {
         held: 0,
         trust: SEEKING,
         ends: 0,
-        reserved: [0; 5],
+        reserved: 0,
+        highest_stream: 0,
     };
 
     /// A frame begins after `ahead` bytes.
@@ -105,6 +110,15 @@ impl FrameFlow {
             trust: SURE,
             ..Self::SEEKING
         }
+    }
+
+    /// The next call may begin with a frame; what was counted stays.
+    #[inline(always)]
+    const fn seek(&mut self) {
+        *self = Self {
+            highest_stream: self.highest_stream,
+            ..Self::SEEKING
+        };
     }
 
     /// All of a call of `moved` bytes lies within a frame, after what is wanted of it.
@@ -121,7 +135,7 @@ impl FrameFlow {
             self.ahead -= moved;
             self.keep = self.keep.saturating_sub(moved);
         } else {
-            *self = Self::SEEKING;
+            self.seek();
         }
     }
 }
@@ -133,6 +147,17 @@ impl FrameState {
         following: FOLLOWED,
         reserved: 0,
     };
+
+    /// The highest stream that either direction had a head of; 0: none.
+    #[must_use]
+    pub const fn highest_stream(&self) -> u32 {
+        let (inbound, outbound) = (self.inbound.highest_stream, self.outbound.highest_stream);
+        if inbound > outbound {
+            inbound
+        } else {
+            outbound
+        }
+    }
 }
 
 /// The bytes of a socket call, and room for those that are kept.
@@ -372,6 +397,10 @@ impl Walk {
                 header.length
             };
             self.flow.ends = header.ends_stream();
+            let stream = header.opened();
+            if self.flow.trust == SURE && stream > self.flow.highest_stream {
+                self.flow.highest_stream = stream;
+            }
         } else {
             if self.flow.trust == SURE {
                 self.went_astray = 1;
@@ -407,10 +436,7 @@ impl Walk {
             call.write(self.written, moved - self.written, self.piece);
         }
         match self.flow.trust {
-            ASTRAY => self.flow = FrameFlow::SEEKING,
-            SEEKING => {
-                self.flow = FrameFlow::SEEKING;
-            }
+            ASTRAY | SEEKING => self.flow.seek(),
             trust => {
                 // The last frame ends with the call: no coincidence.
                 if self.flow.ahead == 0 && held == 0 && trust < SURE {

@@ -52,14 +52,6 @@ pub(crate) fn are_followed(identity: u64, state: &mut ConnectionState) -> bool {
     state.frames == 1
 }
 
-/// The connection is gone.
-#[inline(always)]
-pub(crate) fn destroyed(identity: u64, state: &ConnectionState) {
-    if state.frames == 1 {
-        let _ = FRAMES.remove(&identity);
-    }
-}
-
 /// Whether the connection's first bytes, which are in `area`, are a client's preface. Then its
 /// frames are followed from there on, and this call has not been looked at.
 #[inline(always)]

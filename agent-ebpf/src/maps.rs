@@ -74,8 +74,8 @@ pub(crate) static CONNECTIONS: LruHashMap<u64, ConnectionState> =
     LruHashMap::with_max_entries(limits::CONNECTIONS, 0);
 
 /// Connections whose frames of HTTP/2 are followed, by connection identity. Inserted at a client's
-/// preface, and by user space; removed with the socket. LRU, because there are fewer of them than
-/// connections.
+/// preface, and by user space, which removes them when the connection has ended and its streams are
+/// counted. LRU, because there are fewer of them than connections.
 #[map]
 pub(crate) static FRAMES: LruHashMap<u64, FrameState> =
     LruHashMap::with_max_entries(limits::FRAME_CONNECTIONS, 0);

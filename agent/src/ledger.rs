@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 
 use agent_common::{drop_reason::DropReason, injection::InjectionOutcome};
 
-use crate::self_metrics::{Counter, Loss, SelfMetrics};
+use crate::self_metrics::{Counter, Gauge, Loss, SelfMetrics};
 
 /// One look at all counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     counters: Vec<(Counter, u64)>,
+    gauges: Vec<(Gauge, u64)>,
     losses: Vec<(Loss, String, u64)>,
     kernel_losses: Vec<(DropReason, u64)>,
     injections: Vec<(InjectionOutcome, u64)>,
@@ -23,6 +24,10 @@ impl Ledger {
             counters: Counter::ALL
                 .iter()
                 .map(|counter| (*counter, metrics.total(*counter)))
+                .collect(),
+            gauges: Gauge::ALL
+                .iter()
+                .map(|gauge| (*gauge, metrics.now(*gauge)))
                 .collect(),
             losses: losses
                 .map(|((reason, service), count)| (reason, service, count))
@@ -47,6 +52,9 @@ impl Ledger {
         };
         for (counter, count) in &self.counters {
             line(counter.name(), *count, counter.description().trim());
+        }
+        for (gauge, count) in &self.gauges {
+            line(gauge.name(), *count, gauge.description().trim());
         }
         for (outcome, count) in self.injections.iter().filter(|(_, count)| *count > 0) {
             let name = format!("inject: {}", outcome.name());
@@ -77,13 +85,17 @@ impl Ledger {
         text
     }
 
-    /// For programs: an object with `counters` by name, `losses` as a list of `reason`, `service`
+    /// For programs: an object with `counters` and `gauges` by name, `losses` as a list of `reason`, `service`
     /// and `count`, and `kernel_losses` and `injections` by name.
     pub fn json(&self) -> serde_json::Value {
         let counters = self
             .counters
             .iter()
             .map(|(counter, count)| (counter.name(), *count));
+        let gauges = self
+            .gauges
+            .iter()
+            .map(|(gauge, count)| (gauge.name(), *count));
         let kernel = self
             .kernel_losses
             .iter()
@@ -101,6 +113,7 @@ impl Ledger {
             .collect();
         serde_json::json!({
             "counters": counters.collect::<std::collections::BTreeMap<_, _>>(),
+            "gauges": gauges.collect::<std::collections::BTreeMap<_, _>>(),
             "losses": losses,
             "kernel_losses": kernel.collect::<std::collections::BTreeMap<_, _>>(),
             "injections": injections.collect::<std::collections::BTreeMap<_, _>>(),

@@ -63,6 +63,14 @@ named! {
 }
 
 named! {
+    /// How many there are at this moment.
+    Gauge {
+        /// Connections of HTTP/2 whose header fields may refer to what was not seen.
+        ConnectionsLackingFields = "connections.lacking_fields",
+    }
+}
+
+named! {
     /// Why something was lost in user space. Kernel reasons are `agent_common::drop_reason`.
     Loss {
         /// A record was not of a known form.
@@ -73,6 +81,8 @@ named! {
         ProcessTableFull = "process_table_full",
         /// Holes left a parser unsure; it began anew with the next message.
         ExchangeUnparsed = "exchange_unparsed",
+        /// Nothing was recorded of a request of HTTP/2 but that its number was used.
+        RequestUnrecorded = "request_unrecorded",
         /// Too many spans waited for their trace to settle; the oldest left unjoined.
         TraceHoldFull = "trace_hold_full",
         /// Requests fared worse since headers were put into them; it was stopped for the service.
@@ -110,6 +120,7 @@ const PASSING_PAIRS: usize = 1_024;
 #[derive(Debug, Default)]
 pub struct SelfMetrics {
     counters: [AtomicU64; Counter::ALL.len()],
+    gauges: [AtomicU64; Gauge::ALL.len()],
     /// By service and destination.
     passed: Mutex<BTreeMap<(String, String), Passed>>,
     /// By reason and service; the service is empty where it is not known.
@@ -129,7 +140,22 @@ impl SelfMetrics {
             .map_or(0, |cell| cell.load(Ordering::Relaxed))
     }
 
+    pub fn set(&self, gauge: Gauge, count: u64) {
+        if let Some(cell) = self.gauges.get(gauge as usize) {
+            cell.store(count, Ordering::Relaxed);
+        }
+    }
+
+    pub fn now(&self, gauge: Gauge) -> u64 {
+        self.gauges
+            .get(gauge as usize)
+            .map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+
     pub fn lose(&self, reason: Loss, service: &str, count: u64) {
+        if count == 0 {
+            return;
+        }
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         *losses.entry((reason, service.to_owned())).or_default() += count;
     }

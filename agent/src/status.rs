@@ -33,7 +33,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     failure::Failure,
-    self_metrics::{Counter, Loss, Passing, SelfMetrics},
+    self_metrics::{Counter, Gauge, Loss, Passing, SelfMetrics},
 };
 
 const CONTENT_TYPE_METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -236,6 +236,11 @@ fn render(metrics: &SelfMetrics, extra: Vec<Sample>) -> String {
         let name = format!("ebpf_agent_{}_total", counter.name().replace('.', "_"));
         family(&mut text, &name, counter.description(), Kind::Counter);
         line(&mut text, &name, &[], metrics.total(counter) as f64);
+    }
+    for &gauge in Gauge::ALL {
+        let name = format!("ebpf_agent_{}", gauge.name().replace('.', "_"));
+        family(&mut text, &name, gauge.description(), Kind::Gauge);
+        line(&mut text, &name, &[], metrics.now(gauge) as f64);
     }
     family(
         &mut text,

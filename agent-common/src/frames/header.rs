@@ -105,6 +105,16 @@ impl Header {
         }
     }
 
+    /// The stream, if this is a head on one that a client opens; 0 otherwise.
+    #[inline(always)]
+    pub(super) const fn opened(self) -> u32 {
+        if self.kind == kind::HEADERS && self.stream & 1 == 1 {
+            self.stream & 0x7fff_ffff
+        } else {
+            0
+        }
+    }
+
     #[inline(always)]
     pub(super) const fn ends_stream(self) -> u8 {
         let carries = self.kind <= kind::HEADERS;

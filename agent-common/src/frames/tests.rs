@@ -218,6 +218,10 @@ fn any_cut_shows_the_same() {
             check(&walked, &bytes, &wanted, 0);
             assert_eq!(walked.flow.trust, SURE, "{call_bytes} {buffer_bytes}");
             assert_eq!((walked.flow.ahead, walked.flow.held), (0, 0));
+            assert_eq!(
+                walked.flow.highest_stream, 3,
+                "of a head, and of no other frame"
+            );
             let captured = walked.seen().iter().flatten().count();
             let needed = wanted.iter().filter(|wanted| **wanted).count();
             assert_eq!(captured, needed, "{call_bytes} {buffer_bytes}");
@@ -281,4 +285,27 @@ fn unread_bytes_are_passed() {
     assert_eq!((flow.trust, flow.ahead, flow.keep), (SURE, 600, 0));
     flow.pass_unread(601);
     assert_eq!(flow, FrameFlow::SEEKING);
+}
+
+/// The streams of both directions count, and are not forgotten when the walk is lost.
+#[test]
+fn streams_are_counted() {
+    let heads = [
+        frame(kind::HEADERS, 5, 7, b"a"),
+        frame(kind::HEADERS, 5, 2, b"b"),
+    ]
+    .concat();
+    let mut walked = Walked::new(FrameFlow::sure(0));
+    walked.call(&heads, 64);
+    walked.call(&[0; 9], 64);
+    assert_eq!(
+        (walked.flow.trust, walked.flow.highest_stream),
+        (SEEKING, 7)
+    );
+    walked.flow.pass_unread(10);
+    let state = FrameState {
+        outbound: walked.flow,
+        ..FrameState::SEEKING
+    };
+    assert_eq!(state.highest_stream(), 7);
 }

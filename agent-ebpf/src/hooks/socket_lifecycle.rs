@@ -21,7 +21,7 @@ use aya_ebpf::{
 
 use crate::{
     connection::{self, NewState},
-    emit, frames,
+    emit,
     hooks::{
         inject_context,
         socket_data::{announce, socket_sock},
@@ -198,9 +198,6 @@ fn closing(sock: Sock, step: ClosingStep) {
     let Some(state) = (unsafe { CONNECTIONS.get(&identity) }) else {
         return;
     };
-    if matches!(step, ClosingStep::Destroyed) {
-        frames::destroyed(identity, state);
-    }
     if state.carried == Carried::Encrypted as u8 {
         plaintext_closing(plaintext_identity(identity), step, sock.error());
     }

@@ -76,6 +76,8 @@ pub struct Connection {
     /// What sessions could not follow and was not asked for yet; one that lost track counts as an
     /// exchange.
     shortfall: Shortfall,
+    /// By the session that was last.
+    highest_stream: Option<u32>,
     /// Its protocol runs exchanges side by side.
     is_multiplexed: bool,
     /// As it was told last.
@@ -113,6 +115,7 @@ impl Connection {
             complete: false,
             has_lost_track: false,
             shortfall: Shortfall::default(),
+            highest_stream: None,
             is_multiplexed: false,
             framing: Framing::Other,
             unix_path: None,
@@ -169,6 +172,19 @@ impl Connection {
     /// What could not be followed since the last call.
     pub fn take_shortfall(&mut self) -> Shortfall {
         std::mem::take(&mut self.shortfall)
+    }
+
+    /// Where its requests are numbered: the highest number so far. `None` where that is not known.
+    pub fn highest_stream(&self) -> Option<u32> {
+        self.highest_stream
+    }
+
+    /// Whether fields that are referred to on it may not be known.
+    pub fn may_lack_fields(&self) -> bool {
+        match &self.understanding {
+            Understanding::Speaks { session, .. } => session.may_lack_fields(),
+            _ => false,
+        }
     }
 
     /// Whether exchanges run side by side on it, so that neither turns nor order tell them apart.
@@ -383,10 +399,11 @@ impl Connection {
     }
 
     /// The kernel side does not know the connection. Its last record may still be on its way:
-    /// returns whether that was waited for long enough.
-    pub fn handle_missing(&mut self, now_ns: u64) -> bool {
+    /// returns whether that was waited for long enough, seen that all records from before
+    /// `horizon_ns` have been handled.
+    pub fn handle_missing(&mut self, now_ns: u64, horizon_ns: u64) -> bool {
         let since_ns = *self.missing_ns.get_or_insert(now_ns);
-        now_ns.saturating_sub(since_ns) > MISSING_GRACE_NS
+        horizon_ns.saturating_sub(since_ns) > MISSING_GRACE_NS
     }
 
     /// The kernel side still knows the connection.

@@ -1,7 +1,10 @@
 //! How connections end. Pure.
 
 use super::{Command, Engine};
-use crate::event::{ClosingStep, ConnectionId, DirectionState, Unit};
+use crate::{
+    event::{ClosingStep, ConnectionId, DirectionState, ProcessId, Unit},
+    self_metrics::{Gauge, Loss},
+};
 
 impl Engine {
     pub(super) fn handle_closing(
@@ -38,7 +41,7 @@ impl Engine {
             self.exchanges.handle_connection_end(id);
             // What it carried has ended before.
             self.exchanges.handle_connection_end(id.plaintext());
-            self.connections.remove(id);
+            self.forget_connection(id);
         } else {
             self.connections.update_ask(id, now_ns);
         }
@@ -81,6 +84,61 @@ impl Engine {
             self.observe(id);
         }
         self.exchanges.handle_connection_end(id);
+        self.forget_connection(id);
+    }
+
+    fn forget_connection(&mut self, id: ConnectionId) {
+        self.note_lacking(id, false);
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
+        // What was not recognised, because its beginning was lost, may have been HTTP/2.
+        let known = match connection.highest_stream() {
+            None if connection.is_complete() && !connection.is_multiplexed() => Some(0),
+            known => known,
+        };
+        let may_count = match self.lost_ns {
+            Some(_) => true,
+            // What flows while the observation ends is ahead of what was recorded.
+            None => connection.is_multiplexed() && !self.is_over,
+        };
+        if let Some(known) = known.filter(|_| may_count && connection.plaintext().is_none()) {
+            self.commands.push_back(Command::CountStreams {
+                connection: id,
+                process: connection.process,
+                known,
+            });
+        }
         self.connections.remove(id);
+    }
+
+    /// Requests of this process that the kernel side counted, and nothing was recorded of.
+    pub fn handle_unrecorded(&mut self, process: ProcessId, count: u64) {
+        self.lose(Loss::RequestUnrecorded, process, count);
+    }
+
+    /// Counts a loss for the service that a process is, if its spans are wanted.
+    pub(super) fn lose(&mut self, reason: Loss, process: ProcessId, count: u64) {
+        if self.rejected.contains_key(&process) {
+            return;
+        }
+        let resource = self.enricher.resource(process, &self.processes);
+        self.metrics.lose(reason, resource.service_name(), count);
+    }
+
+    /// Whether fields of this connection may not be known.
+    pub(super) fn note_lacking(&mut self, id: ConnectionId, is_lacking: bool) {
+        if !is_lacking && self.lacking.is_empty() {
+            return;
+        }
+        let has_changed = if is_lacking {
+            self.lacking.insert(id)
+        } else {
+            self.lacking.remove(&id)
+        };
+        if has_changed {
+            let count = self.lacking.len() as u64;
+            self.metrics.set(Gauge::ConnectionsLackingFields, count);
+        }
     }
 }

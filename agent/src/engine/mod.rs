@@ -18,7 +18,7 @@ mod watchdog;
 use std::{collections::VecDeque, sync::Arc};
 
 use agent_common::connection::ConnectionState;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::{
     exchange::{Exchanges, Finished, Followed},
@@ -99,6 +99,14 @@ pub enum Command {
     FollowFrames(ConnectionId),
     /// It does not, or no longer.
     LeaveFrames(ConnectionId),
+    /// A connection of this process has ended, of whose numbered requests `known` is the highest:
+    /// those above it that the kernel side counted were lost. Answer with
+    /// [`Engine::handle_unrecorded`] if there are any.
+    CountStreams {
+        connection: ConnectionId,
+        process: ProcessId,
+        known: u32,
+    },
 }
 
 pub struct Engine {
@@ -115,6 +123,12 @@ pub struct Engine {
     /// Processes that were traced only provisionally, and when that ended.
     rejected: FxHashMap<ProcessId, u64>,
     spans: Vec<Span>,
+    /// Connections whose fields may not be known.
+    lacking: FxHashSet<ConnectionId>,
+    /// The observation ends.
+    is_over: bool,
+    /// When time was told last.
+    tick_ns: u64,
     /// Time of the last record, and of the last one before records were lost.
     latest_ns: u64,
     lost_ns: Option<u64>,
@@ -139,6 +153,9 @@ impl Engine {
             commands: VecDeque::new(),
             rejected: FxHashMap::default(),
             spans: Vec::new(),
+            lacking: FxHashSet::default(),
+            is_over: false,
+            tick_ns: 0,
             latest_ns: 0,
             lost_ns: None,
         }
@@ -270,6 +287,11 @@ impl Engine {
         self.exchanges.handle_loss(&mut self.stitcher);
     }
 
+    /// Whether records were ever lost.
+    pub fn has_lost_records(&self) -> bool {
+        self.lost_ns.is_some()
+    }
+
     /// A process that runs already, or the answer to [`Command::ReadProcess`] or
     /// [`Command::Consider`].
     pub fn handle_process(&mut self, process: Process) {
@@ -288,7 +310,8 @@ impl Engine {
         }
     }
 
-    /// The answer to [`Command::ReadConnection`]; `None`: the kernel side does not know it.
+    /// The answer to [`Command::ReadConnection`]. `None`: the kernel side does not know it, and all
+    /// records from before `now_ns` have been handled.
     pub fn handle_connection_state(
         &mut self,
         id: ConnectionId,
@@ -310,7 +333,7 @@ impl Engine {
                 }
             }
             None => {
-                if connection.handle_missing(now_ns) {
+                if connection.handle_missing(self.tick_ns.max(now_ns), now_ns) {
                     self.end_connection(id, now_ns);
                 }
             }
@@ -335,6 +358,7 @@ impl Engine {
 
     /// Time passes, `CLOCK_BOOTTIME` in nanoseconds.
     pub fn handle_tick(&mut self, now_ns: u64) {
+        self.tick_ns = now_ns;
         while let Some(id) = self.connections.poll_ask(now_ns) {
             self.commands.push_back(Command::ReadConnection(id));
         }
@@ -358,6 +382,7 @@ impl Engine {
 
     /// The observation ends: everything comes out as far as it is known.
     pub fn handle_shutdown(&mut self, now_ns: u64) {
+        self.is_over = true;
         self.stitcher.settle();
         for id in self.connections.ids() {
             self.end_connection(id, now_ns);
@@ -484,16 +509,21 @@ impl Engine {
             _ => Discipline::Unknown,
         };
         let shortfall = connection.take_shortfall();
+        let lacks_fields = connection.may_lack_fields();
+        self.note_lacking(id, lacks_fields);
         self.metrics
             .add(Counter::ConnectionsJoinedLate, shortfall.late_joins);
         if shortfall.exchanges > 0 {
-            let resource = self.enricher.resource(facts.unit.process, &self.processes);
-            self.metrics.lose(
-                Loss::ExchangeUnparsed,
-                resource.service_name(),
-                shortfall.exchanges,
-            );
+            let reason = if is_multiplexed {
+                Loss::RequestUnrecorded
+            } else {
+                Loss::ExchangeUnparsed
+            };
+            self.lose(reason, facts.unit.process, shortfall.exchanges);
         }
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
         while let Some(Observation { progress, origin }) = connection.poll() {
             let discipline = discipline(origin.as_ref());
             self.exchanges.handle(

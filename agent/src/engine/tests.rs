@@ -255,6 +255,16 @@ fn the_last_record_is_waited_for() {
     let spans_of_lost = spans(&mut lost);
     assert!(has(&spans_of_lost[0], UNOBSERVED), "{spans_of_lost:?}");
     assert_nothing_is_left(&lost, "lost");
+
+    // Records are read late: those that were written before it was gone are to come.
+    let mut behind = engine();
+    feed(&mut behind, &half);
+    behind.handle_tick(5_000 * MS);
+    behind.handle_connection_state(id, None, 40 * MS);
+    behind.handle_connection_state(id, None, 3_000 * MS);
+    assert!(!behind.connections.is_empty());
+    behind.handle_connection_state(id, None, 6_001 * MS);
+    assert!(behind.connections.is_empty());
 }
 
 /// A call that a blocking thread makes is its request's child; after a loss nothing proves it.

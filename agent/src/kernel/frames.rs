@@ -55,6 +55,26 @@ impl Frames {
         self.tell()
     }
 
+    /// The highest stream that the kernel side saw on a connection that has ended; it is forgotten
+    /// with this. 0: none, or frames were not followed.
+    pub fn take_highest_stream(&mut self, connection: ConnectionId) -> u32 {
+        let Ok(state) = self.states.get(&connection.0, 0) else {
+            return 0;
+        };
+        // Gone is gone, whoever removed it.
+        let _ = self.states.remove(&connection.0);
+        state.highest_stream()
+    }
+
+    /// Streams of connections that have ended and of which nothing at all was recorded, when all
+    /// others are taken.
+    pub fn streams_left(&self, has_ended: impl Fn(ConnectionId) -> bool) -> u64 {
+        let left = self.states.iter().filter_map(Result::ok);
+        left.filter(|(connection, _)| has_ended(ConnectionId(*connection)))
+            .map(|(_, state)| u64::from(state.highest_stream().div_ceil(2)))
+            .sum()
+    }
+
     /// The kernel side looks each connection up again.
     fn tell(&mut self) -> Result<()> {
         self.changed = self.changed.wrapping_add(1);

@@ -30,7 +30,7 @@ use crate::{
         ring::{Batch, Completeness, Ring},
     },
     process::{Process, Runtime},
-    self_metrics::{Counter, Loss, SelfMetrics},
+    self_metrics::{Counter, Gauge, Loss, SelfMetrics},
 };
 
 /// Pause between two looks at the ring buffer while records come, and while none do. The buffer
@@ -276,7 +276,11 @@ impl Shell {
         let now_ns = boottime_ns();
         self.recording.add(|| Entry::Shutdown { now_ns });
         self.recording.flush();
+        let lacking = self.metrics.now(Gauge::ConnectionsLackingFields);
         self.engine.handle_shutdown(now_ns);
+        // The summary says how it was when the observation ended, not after.
+        self.metrics.set(Gauge::ConnectionsLackingFields, lacking);
+        self.count_last_streams();
         self.hand_out();
         self.tell_findings();
     }
@@ -365,6 +369,11 @@ impl Shell {
                 }
                 Command::FollowFrames(id) => tell(self.frames.follow(id)),
                 Command::LeaveFrames(id) => tell(self.frames.leave(id)),
+                Command::CountStreams {
+                    connection,
+                    process,
+                    known,
+                } => self.count_streams(connection, process, known),
                 Command::NoteTls(id) => self.targets.note_tls(id, boottime_ns()),
                 Command::Follow(id) => {
                     if self.following.follow(id) {
@@ -406,7 +415,8 @@ impl Shell {
         if last_ns + ANSWER_SLACK_NS >= self.horizon_ns {
             return;
         }
-        let now_ns = boottime_ns();
+        // Records of one that is gone may wait in the ring buffer for long.
+        let now_ns = state.map_or(self.horizon_ns, |_| boottime_ns());
         self.recording.add(|| Entry::ConnectionState {
             connection,
             now_ns,
@@ -414,6 +424,36 @@ impl Shell {
         });
         self.engine
             .handle_connection_state(connection, state.as_ref(), now_ns);
+    }
+
+    /// As [`Self::count_streams`], at the end: of connections that have ended, and of those that
+    /// nothing was ever recorded of.
+    fn count_last_streams(&mut self) {
+        while let Some(command) = self.engine.poll_command() {
+            if let Command::CountStreams {
+                connection,
+                process,
+                known,
+            } = command
+                && self.connections.state(connection).is_none()
+            {
+                self.count_streams(connection, process, known);
+            }
+        }
+        if self.engine.has_lost_records() {
+            let has_ended = |connection| self.connections.state(connection).is_none();
+            let left = self.frames.streams_left(has_ended);
+            self.metrics.lose(Loss::RequestUnrecorded, "", left);
+        }
+    }
+
+    /// Clients number their requests by odd numbers.
+    fn count_streams(&mut self, connection: ConnectionId, process: ProcessId, known: u32) {
+        let highest = self.frames.take_highest_stream(connection);
+        let unrecorded = highest.div_ceil(2).saturating_sub(known.div_ceil(2));
+        if unrecorded > 0 {
+            self.engine.handle_unrecorded(process, unrecorded.into());
+        }
     }
 
     fn hand_out(&mut self) {

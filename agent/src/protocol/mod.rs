@@ -181,6 +181,17 @@ pub trait Session: Send {
     fn take_shortfall(&mut self) -> Shortfall {
         Shortfall::default()
     }
+
+    /// Where requests are numbered: the highest number so far, lost ones that are counted as such
+    /// included. `None` where it is not known how many came before, or nothing is numbered.
+    fn highest_stream(&self) -> Option<u32> {
+        None
+    }
+
+    /// Fields that are referred to may not be known, because what they were named in was not seen.
+    fn may_lack_fields(&self) -> bool {
+        false
+    }
 }
 
 /// What is spoken after an upgrade.

@@ -63,8 +63,8 @@ pub struct Load {
     pub connections: u64,
     /// At once on each connection.
     pub streams: u64,
-    /// Requests a second on each connection.
-    pub rate: u64,
+    /// Requests a second on each connection; `None`: as many as it can.
+    pub rate: Option<u64>,
 }
 
 impl Default for H2load {
@@ -90,9 +90,9 @@ impl H2load {
             ("--requests", load.requests),
             ("--clients", load.connections),
             ("--max-concurrent-streams", load.streams),
-            ("--rps", load.rate),
         ];
-        for (name, value) in options {
+        let rate = load.rate.map(|rate| ("--rps", rate));
+        for (name, value) in options.into_iter().chain(rate) {
             command.arg(format!("{name}={value}"));
         }
         command.arg(url);

@@ -22,6 +22,7 @@ impl Connection {
         let shortfall = session.take_shortfall();
         self.shortfall.exchanges += shortfall.exchanges;
         self.shortfall.late_joins += shortfall.late_joins;
+        self.highest_stream = session.highest_stream();
         match session.standing() {
             Standing::Going => {}
             Standing::Lost => {

@@ -35,6 +35,8 @@ pub(super) struct Http2 {
     responses: Half,
     /// By identifier: streams whose end is not known.
     streams: FxHashMap<u32, Stream>,
+    /// Anything was fed.
+    has_begun: bool,
     /// The highest identifier of a request so far: they only rise (RFC 9113, section 5.1.1).
     last_opened: u32,
     next_number: ExchangeNumber,
@@ -98,6 +100,7 @@ impl Session for Http2 {
         if self.standing != Standing::Going {
             return;
         }
+        self.note_upgrade(&input);
         match input {
             Input::Bytes {
                 data,
@@ -155,6 +158,15 @@ impl Session for Http2 {
     fn take_shortfall(&mut self) -> Shortfall {
         std::mem::take(&mut self.shortfall)
     }
+
+    fn highest_stream(&self) -> Option<u32> {
+        self.counts_from_first().then_some(self.last_opened)
+    }
+
+    fn may_lack_fields(&self) -> bool {
+        self.standing == Standing::Going
+            && (self.requests.hpack.lacks_entries() || self.responses.hpack.lacks_entries())
+    }
 }
 
 impl Http2 {
@@ -170,6 +182,7 @@ impl Http2 {
             responses: Half::new(Flow::Response, begin, join),
             ends: Ends::new(endpoint),
             streams: FxHashMap::default(),
+            has_begun: false,
             last_opened: 0,
             next_number: 0,
             request_flow_closed: false,
@@ -183,6 +196,24 @@ impl Http2 {
             is_late,
             swept_ns: 0,
         }
+    }
+
+    /// What comes first on a connection that was upgraded is not at its beginning. The request that
+    /// asked for it is stream 1, and was told in HTTP/1 (RFC 7540, section 3.2).
+    fn note_upgrade(&mut self, input: &Input<'_>) {
+        let position = match input {
+            Input::Bytes { position, .. } | Input::Skipped { position, .. } => *position,
+            Input::End { .. } => return,
+        };
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if is_first && position > 0 && self.ends.endpoint.complete {
+            self.last_opened = 1;
+        }
+    }
+
+    /// It is known how many streams there were before any that is seen.
+    const fn counts_from_first(&self) -> bool {
+        self.ends.endpoint.complete || self.last_opened > 0
     }
 
     const fn half(&self, flow: Flow) -> &Half {

@@ -59,6 +59,8 @@ pub(super) struct Decoder {
     entries: VecDeque<Entry>,
     bytes: usize,
     limit: usize,
+    /// The sender's table may have entries behind those that are known.
+    lacks_entries: bool,
     name_scratch: Vec<u8>,
     value_scratch: Vec<u8>,
 }
@@ -94,6 +96,7 @@ impl Decoder {
                 Join::Whole => KNOWN_BYTES,
                 Join::Late => UNKNOWN_BYTES,
             },
+            lacks_entries: join == Join::Late,
             name_scratch: Vec::new(),
             value_scratch: Vec::new(),
         }
@@ -105,11 +108,18 @@ impl Decoder {
         self.limit = self.limit.max(twice.min(MOST_BYTES));
     }
 
+    /// Whether the sender may refer to entries that were not seen. Not any more when it emptied its
+    /// table, or has filled all that it may have with others since.
+    pub(super) const fn lacks_entries(&self) -> bool {
+        self.lacks_entries
+    }
+
     /// An unknown number of entries was missed.
     pub(super) fn restart(&mut self) {
         self.entries.clear();
         self.bytes = 0;
         self.limit = self.limit.max(UNKNOWN_BYTES);
+        self.lacks_entries = true;
     }
 
     /// Reads a block, or the beginning of one; `take` gets each field, with `None` for a value
@@ -222,6 +232,7 @@ impl Decoder {
                 return;
             };
             self.bytes -= oldest.bytes;
+            self.lacks_entries = false;
         }
     }
 
@@ -230,6 +241,7 @@ impl Decoder {
         if size == 0 {
             self.entries.clear();
             self.bytes = 0;
+            self.lacks_entries = false;
         }
         self.allow(u32::try_from(size).unwrap_or(u32::MAX));
     }

@@ -203,10 +203,10 @@ impl Http2 {
             return;
         };
         let Some(request) = &stream.request else {
-            // Requests below the last one were counted when they were missed. Stream 1 answers the
-            // request that asked for the upgrade, in HTTP/1 (RFC 7540, section 3.2).
-            if self.ends.endpoint.complete && id > self.last_opened && id != 1 {
-                self.shortfall.exchanges += 1;
+            // Requests below the last one were counted when they were missed.
+            if self.counts_from_first() && id > self.last_opened {
+                self.shortfall.exchanges += u64::from(self.streams_up_to(id));
+                self.last_opened = id;
             }
             return;
         };

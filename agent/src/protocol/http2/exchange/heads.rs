@@ -128,11 +128,17 @@ impl Http2 {
     /// After a hole the identifiers tell how many requests were in it: clients use one after the
     /// other.
     fn count_missed(&mut self, id: u32) {
-        if self.requests.has_hole && self.last_opened > 0 {
-            let missed = (id.saturating_sub(self.last_opened) / 2).saturating_sub(1);
+        if self.requests.has_hole && self.counts_from_first() {
+            let missed = self.streams_up_to(id).saturating_sub(1);
             self.shortfall.exchanges += u64::from(missed);
         }
         self.requests.has_hole = false;
+    }
+
+    /// Streams that a client opened after the last one that was seen, up to this one: by odd
+    /// numbers, of which the first is 1.
+    pub(super) const fn streams_up_to(&self, id: u32) -> u32 {
+        id.div_ceil(2).saturating_sub(self.last_opened.div_ceil(2))
     }
 
     fn response_head(&mut self, head: &Head) {
