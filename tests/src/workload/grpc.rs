@@ -146,6 +146,18 @@ fn number_or_digits<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
 }
 
 impl Call {
+    /// One of which only the method is known.
+    pub fn named(method: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            status: String::new(),
+            sent: 0,
+            received: 0,
+            start_ns: 0,
+            end_ns: 0,
+        }
+    }
+
     /// What its method does.
     pub fn kind(&self) -> &str {
         let name = self.method.rsplit('/').next().unwrap_or_default();
@@ -167,9 +179,27 @@ impl Caller {
         count: usize,
         parallel: usize,
     ) -> Self {
+        Self::start_with(implementation, service, &[port.into(), count, parallel])
+    }
+
+    /// As [`Self::start`], in two rounds with so many methods: grpcio and grpc-go.
+    pub fn start_in_rounds(
+        implementation: Implementation,
+        service: &str,
+        port: u16,
+        [count, parallel, methods]: [usize; 3],
+    ) -> Self {
+        Self::start_with(
+            implementation,
+            service,
+            &[port.into(), count, parallel, methods],
+        )
+    }
+
+    fn start_with(implementation: Implementation, service: &str, numbers: &[usize]) -> Self {
         let mut command = implementation.command();
         command.arg("call").env("OTEL_SERVICE_NAME", service);
-        command.args([port.into(), count, parallel].map(|number| number.to_string()));
+        command.args(numbers.iter().map(ToString::to_string));
         let mut process = Process::spawn(implementation.name(), &mut command);
         process.json_line(0);
         Self { process }
@@ -181,7 +211,22 @@ impl Caller {
 
     /// Makes its calls.
     pub fn run(mut self) -> Vec<Call> {
+        self.begin();
+        self.finish()
+    }
+
+    /// Begins to make its calls, or the next round of them, or to end.
+    pub fn begin(&mut self) {
         self.process.write_line("");
+    }
+
+    /// Calls that have ended so far.
+    pub fn ended(&self) -> usize {
+        self.process.lines().len().saturating_sub(1)
+    }
+
+    /// Waits for its last call.
+    pub fn finish(mut self) -> Vec<Call> {
         let status = self.process.wait();
         assert!(status.success(), "{status}: {}", self.process.stderr());
         let lines = self.process.lines().into_iter().skip(1);

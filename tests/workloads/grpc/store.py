@@ -57,9 +57,9 @@ def serve(kind, requests, context):
         wait_for_end(context)
 
 
-def call(channel, number):
+def call(channel, number, methods):
     kind = KINDS[number % len(KINDS)]
-    method = f"/shop.Store/{kind}{number}"
+    method = f"/shop.Store/{kind}{number % methods}"
     sent = UP.get(kind, 1)
     deadline = DEADLINE_S if kind == "Slow" else None
     start_ns = time.time_ns()
@@ -99,13 +99,21 @@ def main():
         print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
         server.wait_for_termination()
     else:
-        port, count, parallel = map(int, sys.argv[2:])
+        port, count, parallel, *rounds = map(int, sys.argv[2:])
+        methods = rounds[0] if rounds else count
         print(json.dumps({"pid": os.getpid()}), flush=True)
         sys.stdin.readline()
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, \
                 futures.ThreadPoolExecutor(max_workers=parallel) as pool:
-            for result in pool.map(lambda number: call(channel, number), range(count)):
-                print(json.dumps(result), flush=True)
+            def calls(numbers):
+                for result in pool.map(lambda number: call(channel, number, methods), numbers):
+                    print(json.dumps(result), flush=True)
+
+            calls(range(count))
+            if rounds:
+                sys.stdin.readline()
+                calls(range(count, 2 * count))
+                sys.stdin.readline()
 
 
 main()

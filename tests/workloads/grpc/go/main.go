@@ -108,9 +108,9 @@ type result struct {
 	EndNs    int64  `json:"end_ns"`
 }
 
-func call(connection *grpc.ClientConn, number int) result {
+func call(connection *grpc.ClientConn, number, methods int) result {
 	kind := kinds[number%len(kinds)]
-	method := fmt.Sprintf("/shop.Store/%s%d", kind, number)
+	method := fmt.Sprintf("/shop.Store/%s%d", kind, number%methods)
 	made := result{Method: method[1:], Sent: 1, StartNs: time.Now().UnixNano()}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -176,9 +176,10 @@ func startServer() error {
 	return server.Serve(listener)
 }
 
-func startClient(port string, count, parallel int) error {
+func startClient(port string, count, parallel, rounds int) error {
 	fmt.Printf("{\"pid\": %d}\n", os.Getpid())
-	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+	input := bufio.NewReader(os.Stdin)
+	if _, err := input.ReadString('\n'); err != nil {
 		return err
 	}
 	connection, err := grpc.Dial("127.0.0.1:"+port, grpc.WithInsecure(),
@@ -187,6 +188,20 @@ func startClient(port string, count, parallel int) error {
 		return err
 	}
 	defer connection.Close()
+	if rounds == 0 {
+		calls(connection, 0, count, parallel, count)
+		return nil
+	}
+	calls(connection, 0, count, parallel, rounds)
+	if _, err := input.ReadString('\n'); err != nil {
+		return err
+	}
+	calls(connection, count, 2*count, parallel, rounds)
+	input.ReadString('\n')
+	return nil
+}
+
+func calls(connection *grpc.ClientConn, from, to, parallel, methods int) {
 	numbers := make(chan int)
 	output := json.NewEncoder(os.Stdout)
 	var writing sync.Mutex
@@ -196,19 +211,18 @@ func startClient(port string, count, parallel int) error {
 		go func() {
 			defer workers.Done()
 			for number := range numbers {
-				made := call(connection, number)
+				made := call(connection, number, methods)
 				writing.Lock()
 				output.Encode(made)
 				writing.Unlock()
 			}
 		}()
 	}
-	for number := 0; number < count; number++ {
+	for number := from; number < to; number++ {
 		numbers <- number
 	}
 	close(numbers)
 	workers.Wait()
-	return nil
 }
 
 func main() {
@@ -218,7 +232,11 @@ func main() {
 	} else {
 		count, _ := strconv.Atoi(os.Args[3])
 		parallel, _ := strconv.Atoi(os.Args[4])
-		err = startClient(os.Args[2], count, parallel)
+		rounds := 0
+		if len(os.Args) > 5 {
+			rounds, _ = strconv.Atoi(os.Args[5])
+		}
+		err = startClient(os.Args[2], count, parallel, rounds)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
