@@ -7,7 +7,7 @@ use crate::protocol::{EndCause, Flow, Progress, Standing};
 
 /// Error codes of RFC 9113, section 7, as `error.type`.
 const ERRORS: [&str; 14] = [
-    "no_error",
+    "no_error", // see `error_name`
     "protocol_error",
     "internal_error",
     "flow_control_error",
@@ -26,9 +26,11 @@ const ERRORS: [&str; 14] = [
 const NO_ERROR: u32 = 0;
 const CANCEL: u32 = 8;
 
-/// The name of an error code; of one that was not captured, or has none, the event's own.
+/// The name of an error code; of one that was not captured, has none, or says that there is no
+/// error where something broke all the same, the event's own.
 fn error_name(code: Option<u32>, event: &'static str) -> &'static str {
-    code.and_then(|code| ERRORS.get(usize::try_from(code).ok()?))
+    code.filter(|code| *code != NO_ERROR)
+        .and_then(|code| ERRORS.get(usize::try_from(code).ok()?))
         .copied()
         .unwrap_or(event)
 }
