@@ -13,6 +13,7 @@ pub mod http1;
 pub mod http2;
 pub mod other_end;
 pub mod reader;
+mod rpc;
 mod semantics;
 #[cfg(test)]
 mod vectors;

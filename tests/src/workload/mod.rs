@@ -2,6 +2,7 @@
 //! stopped by pid when dropped.
 
 pub mod client;
+pub mod connect;
 pub mod ends;
 pub mod grpc;
 pub mod hop;

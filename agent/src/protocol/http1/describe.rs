@@ -6,12 +6,16 @@ use compact_str::{CompactString, format_compact};
 
 use super::parse::{Fields, RequestLine, text};
 use crate::protocol::Endpoint;
+use crate::protocol::rpc::{self, Rpc};
 use crate::protocol::semantics::{
-    Ends, Server, forwarded_scheme, is_error, known_method, known_scheme, push, push_client,
-    push_event_stream, push_peer, push_response_time, size_value, status_text,
+    Ends, RPC_STATUS, Server, forwarded_scheme, is_error, known_method, known_scheme, push,
+    push_client, push_event_stream, push_peer, push_response_time, size_value, status_text,
 };
 use crate::span::attribute::{self, Attribute};
 use crate::span::{Details, Kind, Status, redact};
+
+/// The status of HTTP under which calls are answered, whatever became of them.
+const OK: u16 = 200;
 
 /// Attributes of a usual server span: more only where a request is unusual.
 const ATTRIBUTES: usize = 16;
@@ -19,7 +23,8 @@ const ATTRIBUTES: usize = 16;
 /// The part of [`Details`] that the request decides.
 #[derive(Debug)]
 pub(super) struct Draft {
-    name: &'static str,
+    name: Cow<'static, str>,
+    rpc: Option<Rpc>,
     attributes: Vec<Attribute>,
 }
 
@@ -46,6 +51,9 @@ pub(super) struct Result {
 }
 
 pub(super) fn request(ends: &Ends, line: &RequestLine<'_>, fields: &Fields<'_>) -> Draft {
+    if let Some(rpc) = fields.rpc() {
+        return call(ends, rpc, line, fields);
+    }
     let endpoint = &ends.endpoint;
     let mut attributes = Vec::with_capacity(ATTRIBUTES);
     let method = known_method(line.method);
@@ -82,7 +90,33 @@ pub(super) fn request(ends: &Ends, line: &RequestLine<'_>, fields: &Fields<'_>) 
         push(&mut attributes, attribute::USER_AGENT_ORIGINAL, text(agent));
     }
     Draft {
-        name: method.unwrap_or("HTTP"),
+        name: Cow::Borrowed(method.unwrap_or("HTTP")),
+        rpc: None,
+        attributes,
+    }
+}
+
+/// A request that is a call: semantic conventions, docs/rpc/rpc-spans.md.
+fn call(ends: &Ends, rpc: Rpc, line: &RequestLine<'_>, fields: &Fields<'_>) -> Draft {
+    let endpoint = &ends.endpoint;
+    let mut attributes = Vec::with_capacity(ATTRIBUTES);
+    push(&mut attributes, attribute::RPC_SYSTEM_NAME, rpc.system());
+    let target = Target::of(line);
+    let path = target.path_and_query().map_or("", |(path, _)| path);
+    let method = rpc::method(path).map(str::to_owned);
+    if let Some(method) = &method {
+        push(&mut attributes, attribute::RPC_METHOD, method.clone());
+    }
+    let socket = match endpoint.kind {
+        Kind::Server => &endpoint.local,
+        Kind::Client => &endpoint.peer,
+    };
+    let scheme = target.scheme().unwrap_or(endpoint.scheme());
+    Server::of(named(&target, fields), socket, scheme).push(&mut attributes);
+    push_peer(&mut attributes, ends);
+    Draft {
+        name: method.map_or(Cow::Borrowed(rpc.system()), Cow::Owned),
+        rpc: Some(rpc),
         attributes,
     }
 }
@@ -146,23 +180,26 @@ fn host<'a>(fields: &Fields<'a>) -> Option<&'a str> {
 pub(super) fn finish(draft: Draft, kind: Kind, result: Result) -> Details {
     let Draft {
         name,
+        rpc,
         mut attributes,
     } = draft;
-    if let Some(size) = result.request_size {
+    // Of a call messages count and not bytes, and 200 is what each has.
+    let is_call = rpc.is_some();
+    if let Some(size) = result.request_size.filter(|_| !is_call) {
         push(
             &mut attributes,
             attribute::HTTP_REQUEST_BODY_SIZE,
             size_value(size),
         );
     }
-    if let Some(status) = result.status {
+    if let Some(status) = result.status.filter(|status| !is_call || *status != OK) {
         push(
             &mut attributes,
             attribute::HTTP_RESPONSE_STATUS_CODE,
             status,
         );
     }
-    if let Some(size) = result.response_size {
+    if let Some(size) = result.response_size.filter(|_| !is_call) {
         push(
             &mut attributes,
             attribute::HTTP_RESPONSE_BODY_SIZE,
@@ -188,11 +225,16 @@ pub(super) fn finish(draft: Draft, kind: Kind, result: Result) -> Details {
     if let Some(error) = error {
         push(&mut attributes, attribute::ERROR_TYPE, error);
     }
-    if let Outcome::Unobserved(what) = result.outcome {
-        push(&mut attributes, attribute::UNOBSERVED, what);
+    let says_no_status = rpc.is_some_and(Rpc::has_status_in_body) && result.status == Some(OK);
+    match result.outcome {
+        Outcome::Unobserved(what) => push(&mut attributes, attribute::UNOBSERVED, what),
+        Outcome::Complete if says_no_status => {
+            push(&mut attributes, attribute::UNOBSERVED, RPC_STATUS);
+        }
+        Outcome::Complete | Outcome::Broken(_) => {}
     }
     Details {
-        name: name.into(),
+        name,
         status,
         attributes,
     }

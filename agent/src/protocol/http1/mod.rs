@@ -4,7 +4,8 @@
 //! (HTTP/1.1), <https://www.rfc-editor.org/rfc/rfc9112>; spans by the OpenTelemetry semantic
 //! conventions, docs/http/http-spans.md.
 //!
-//! Covered: every form of request target; keep-alive and pipelining; bodies by length, by chunks
+//! Covered: gRPC-Web and Connect, which are requests of HTTP in any version ([`super::rpc`]);
+//! every form of request target; keep-alive and pipelining; bodies by length, by chunks
 //! with extensions and trailers, and by close; messages without a body (HEAD, 204, 304); interim
 //! responses; early responses and requests whose body is never sent; half-closed connections;
 //! CONNECT and Upgrade, which end the session with the response head; folded lines, bare line

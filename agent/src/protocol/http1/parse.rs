@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use super::body::Framing;
 use crate::protocol::TraceHeaders;
 use crate::protocol::reader::{Reader, split};
+use crate::protocol::rpc::Rpc;
 use crate::protocol::semantics::{decimal, is_event_stream};
 
 /// Longest method that is believed; the longest registered one has 17 letters
@@ -42,6 +43,8 @@ pub(super) struct Fields<'a> {
     pub(super) forwarded_proto: Option<&'a [u8]>,
     pub(super) upgrade: Option<&'a [u8]>,
     pub(super) content_type: Option<&'a [u8]>,
+    /// `Connect-Protocol-Version`.
+    pub(super) has_connect_version: bool,
     pub(super) trace: TraceHeaders,
     /// `Expect: 100-continue` (RFC 9110, section 10.1.1).
     pub(super) expects_continue: bool,
@@ -218,6 +221,7 @@ impl<'a> Fields<'a> {
             17 if is(b"x-forwarded-proto") => {
                 self.forwarded_proto = self.forwarded_proto.or(Some(value));
             }
+            24 if is(b"connect-protocol-version") => self.has_connect_version = true,
             _ => {}
         }
     }
@@ -248,6 +252,14 @@ impl<'a> Fields<'a> {
                 _ => Length::Invalid,
             };
         }
+    }
+
+    /// What kind of call it begins. gRPC itself has no form in HTTP/1.
+    pub(super) fn rpc(&self) -> Option<Rpc> {
+        let content_type = self.content_type.unwrap_or_default();
+        let content_type = str::from_utf8(content_type).unwrap_or_default();
+        let rpc = Rpc::of(content_type, self.has_connect_version);
+        rpc.filter(|rpc| *rpc != Rpc::Grpc)
     }
 
     pub(super) fn is_event_stream(&self) -> bool {

@@ -10,6 +10,7 @@ use crate::protocol::{EndCause, Progress};
 const VECTORS: Vectors = vectors! {
     "bad_request"
     "bare_line_feeds"
+    "calls"
     "chunked_extensions"
     "chunked_request"
     "chunked_slow"

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 
 use compact_str::CompactString;
 
-use super::grpc::{self, Rpc};
+use super::grpc;
 use super::stream::{Request, Stream};
+use crate::protocol::rpc::{self, Rpc};
 use crate::protocol::semantics::{
     Ends, REQUEST_HEAD, RESPONSE, RESPONSE_END, RPC_STATUS, Server, forwarded_scheme, is_error,
     known_method, known_scheme, push, push_client, push_event_stream, push_peer,
@@ -236,7 +237,7 @@ impl Call<'_> {
         let system = self.rpc.system();
         push(attributes, attribute::RPC_SYSTEM_NAME, system);
         let fields = &self.request.fields;
-        let method = fields.path.as_deref().and_then(grpc::method);
+        let method = fields.path.as_deref().and_then(rpc::method);
         if let Some(method) = method {
             push(attributes, attribute::RPC_METHOD, method.to_owned());
         }
@@ -339,8 +340,8 @@ fn unobserved(request: &Request, stream: &Stream, outcome: Outcome) -> Option<St
         && match stream.rpc {
             Some(Rpc::Grpc) => response.has_unknown || stream.down.has_hole,
             // It stands in the body, which is not read.
-            Some(Rpc::GrpcWeb | Rpc::ConnectStreaming) => response.status == Some(200),
-            Some(Rpc::ConnectUnary) | None => false,
+            Some(rpc) => rpc.has_status_in_body() && response.status == Some(200),
+            None => false,
         };
     let missing = [
         (!has_target || request.is_cut).then_some(REQUEST_HEAD),

@@ -3,6 +3,7 @@
 
 use crate::protocol::{
     TraceHeaders,
+    rpc::Rpc,
     semantics::{decimal, is_event_stream},
 };
 
@@ -203,6 +204,12 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    /// What kind of call it begins.
+    pub(super) fn rpc(&self) -> Option<Rpc> {
+        let content_type = self.content_type.as_deref().unwrap_or_default();
+        Rpc::of(content_type, self.has_connect_version)
+    }
+
     pub(super) fn is_event_stream(&self) -> bool {
         let content_type = self.content_type.as_deref().unwrap_or_default();
         is_event_stream(content_type.as_bytes())

@@ -7,55 +7,8 @@
 
 use std::borrow::Cow;
 
-use super::field::Fields;
 use crate::protocol::reader::Reader;
 use crate::span::Kind;
-
-/// What kind of call a head begins, by its content type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rpc {
-    Grpc,
-    /// Its status stands in the last message of the body, which is not read.
-    GrpcWeb,
-    /// Messages in envelopes like gRPC's; the status stands in the last one.
-    ConnectStreaming,
-    /// One message without an envelope; the status is that of HTTP.
-    ConnectUnary,
-}
-
-impl Rpc {
-    pub(super) fn of(fields: &Fields) -> Option<Self> {
-        let content_type = fields.content_type.as_deref().unwrap_or_default();
-        let is = |prefix: &str| {
-            content_type
-                .strip_prefix(prefix)
-                .is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'+' | b';' | b' ')))
-        };
-        if is("application/grpc") {
-            Some(Self::Grpc)
-        } else if is("application/grpc-web") || is("application/grpc-web-text") {
-            Some(Self::GrpcWeb)
-        } else if is("application/connect") {
-            Some(Self::ConnectStreaming)
-        } else if fields.has_connect_version {
-            Some(Self::ConnectUnary)
-        } else {
-            None
-        }
-    }
-
-    /// `rpc.system.name`.
-    pub(super) const fn system(self) -> &'static str {
-        match self {
-            Self::Grpc | Self::GrpcWeb => "grpc",
-            Self::ConnectStreaming | Self::ConnectUnary => "connectrpc",
-        }
-    }
-
-    pub(super) const fn has_envelopes(self) -> bool {
-        !matches!(self, Self::ConnectUnary)
-    }
-}
 
 const NAMES: [&str; 17] = [
     "OK",
@@ -113,13 +66,6 @@ pub(super) const fn status_of_http(status: u16) -> u64 {
         429 | 502 | 503 | 504 => 14,
         _ => 2,
     }
-}
-
-/// `package.Service/Method`, when a path is one.
-pub(super) fn method(path: &str) -> Option<&str> {
-    let method = path.strip_prefix('/')?;
-    let (service, name) = method.rsplit_once('/')?;
-    (!service.is_empty() && !name.is_empty()).then_some(method)
 }
 
 /// Counts the messages of one direction by their prefixes: a byte of flags and four of length.
@@ -192,29 +138,6 @@ impl Messages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::http2::field::Name;
-
-    fn of(content_type: &str) -> Option<Rpc> {
-        let mut fields = Fields::default();
-        fields.take(Name::ContentType, Some(content_type.as_bytes()));
-        Rpc::of(&fields)
-    }
-
-    #[test]
-    fn calls_are_recognised_by_content_type() {
-        assert_eq!(of("application/grpc"), Some(Rpc::Grpc));
-        assert_eq!(of("application/grpc+proto"), Some(Rpc::Grpc));
-        assert_eq!(of("application/grpc;charset=x"), Some(Rpc::Grpc));
-        assert_eq!(of("application/grpc-web+proto"), Some(Rpc::GrpcWeb));
-        assert_eq!(of("application/grpc-web-text"), Some(Rpc::GrpcWeb));
-        assert_eq!(of("application/connect+json"), Some(Rpc::ConnectStreaming));
-        assert_eq!(of("application/grpcish"), None);
-        assert_eq!(of("application/json"), None);
-        let mut unary = Fields::default();
-        unary.take(Name::ContentType, Some(b"application/proto"));
-        unary.take(Name::ConnectProtocolVersion, Some(b"1"));
-        assert_eq!(Rpc::of(&unary), Some(Rpc::ConnectUnary));
-    }
 
     /// The table of the semantic conventions, for both kinds.
     #[test]
@@ -225,18 +148,6 @@ mod tests {
         assert_eq!(status_name(DEADLINE_EXCEEDED), "DEADLINE_EXCEEDED");
         assert_eq!(status_name(16), "UNAUTHENTICATED");
         assert_eq!(status_name(99), "99");
-    }
-
-    #[test]
-    fn a_path_of_two_parts_is_a_method() {
-        assert_eq!(
-            method("/helloworld.Greeter/SayHello"),
-            Some("helloworld.Greeter/SayHello")
-        );
-        assert_eq!(method("/a/b/c"), Some("a/b/c"));
-        for none in ["", "/", "/a", "/a/", "//b", "a/b"] {
-            assert_eq!(method(none), None, "{none}");
-        }
     }
 
     /// Messages are counted however their bytes are cut, and over gaps within their content.

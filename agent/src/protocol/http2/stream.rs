@@ -2,7 +2,8 @@
 
 use super::describe::Outcome;
 use super::field::Fields;
-use super::grpc::{Messages, Rpc};
+use super::grpc::Messages;
+use crate::protocol::rpc::Rpc;
 use crate::protocol::{ExchangeNumber, Flow};
 
 /// What was seen of a stream.

@@ -3,10 +3,10 @@
 use super::super::STREAMS_LIMIT;
 use super::super::field::Fields;
 use super::super::frame::{FrameKind, flags};
-use super::super::grpc::Rpc;
 use super::super::hpack::Reading;
 use super::super::stream::{Request, Stream};
 use super::{Block, Http2};
+use crate::protocol::rpc::Rpc;
 use crate::protocol::{Flow, Progress};
 
 /// A head, read as far as it was captured.
@@ -108,7 +108,7 @@ impl Http2 {
             .streams
             .entry(id)
             .or_insert_with(|| Stream::new(head.time_ns));
-        stream.rpc = stream.rpc.or_else(|| Rpc::of(&head.fields));
+        stream.rpc = stream.rpc.or_else(|| head.fields.rpc());
         if let Some(time_ns) = stream.response.first_ns {
             self.progress
                 .push_back(Progress::ResponseStarted { exchange, time_ns });
@@ -170,7 +170,7 @@ impl Http2 {
                 response.status = response.status.or(fields.status);
                 response.has_head = true;
                 response.is_event_stream |= fields.is_event_stream();
-                stream.rpc = stream.rpc.or_else(|| Rpc::of(fields));
+                stream.rpc = stream.rpc.or_else(|| fields.rpc());
             }
             response.grpc_status = response.grpc_status.or(fields.grpc_status);
             if response.grpc_status.is_some() {
