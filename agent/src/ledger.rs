@@ -85,8 +85,8 @@ impl Ledger {
         text
     }
 
-    /// For programs: an object with `counters` and `gauges` by name, `losses` as a list of `reason`, `service`
-    /// and `count`, and `kernel_losses` and `injections` by name.
+    /// For programs: an object with `counters` and `gauges` by name, `losses` as a list of
+    /// `reason`, `service` and `count`, and `kernel_losses` and `injections` by name.
     pub fn json(&self) -> serde_json::Value {
         let counters = self
             .counters

@@ -111,7 +111,8 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                 | Command::Follow(_)
                 | Command::Unfollow(_)
                 | Command::FollowFrames(_)
-                | Command::LeaveFrames(_),
+                | Command::LeaveFrames(_)
+                | Command::CountStreams { .. },
             ) => {}
         }
     }

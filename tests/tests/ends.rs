@@ -123,9 +123,9 @@ fn a_server_that_dies() {
     assert_eq!(traced.spans.len(), 6, "{:#?}", traced.spans);
     assert_answered(&both(&traced, "/hello/1"));
     for path in ["/silent/1", "/silent/2"] {
-        let [called, served] = both(&traced, path);
+        let [called, accepted] = both(&traced, path);
         assert_failed(&called, &["connection_closed", "connection_reset"]);
-        for span in [called, served] {
+        for span in [called, accepted] {
             assert_eq!(span.http_status(), None, "{span:#?}");
             let is_whole = span.unobserved().is_none() && span.status.code == "UNSET";
             assert!(!is_whole, "{span:#?}");
@@ -184,10 +184,10 @@ fn nginx_reloads_under_load() {
             succeeded = answered(&running.stdout());
         },
     );
-    let served = traced.of("nginx", "SERVER");
-    assert_eq!(served.len(), nginx.log().len());
+    let accepted = traced.of("nginx", "SERVER");
+    assert_eq!(accepted.len(), nginx.log().len());
     assert!(succeeded < load.requests, "the reload came in time");
-    assert_answered(&served);
+    assert_answered(&accepted);
     let called = traced.of("h2load", "CLIENT");
     let (answered, lost): (Vec<Span>, Vec<Span>) = called
         .into_iter()
@@ -198,7 +198,7 @@ fn nginx_reloads_under_load() {
         let said = span.text("error.type").is_some() || span.unobserved().is_some();
         assert!(said, "{span:#?}");
     }
-    for span in &served {
+    for span in &accepted {
         let parents = traced
             .spans
             .iter()

@@ -1,4 +1,4 @@
-//! What stays open: WebSockets, whose span is the handshake alone, and server-sent events, whose
+//! What stays open: a WebSocket, whose span is the handshake alone, and server-sent events, whose
 //! first byte and whose end are facts apart.
 
 use agent_tests::{
@@ -54,11 +54,11 @@ fn websockets_are_their_handshake() {
             });
         });
         let meanwhile = traced.only("server", "SERVER", "/publish");
-        let served = traced.only("server", "SERVER", "/socket");
+        let accepted = traced.only("server", "SERVER", "/socket");
         let called = traced.only("client", "CLIENT", "/socket");
-        assert_handshake(&served, &meanwhile);
+        assert_handshake(&accepted, &meanwhile);
         assert_handshake(&called, &meanwhile);
-        assert!(served.is_child_of(&called), "{served:#?} {called:#?}");
+        assert!(accepted.is_child_of(&called), "{accepted:#?} {called:#?}");
         // The request after the conversation is on a connection of its own.
         let after = traced.only("server", "SERVER", "/finish");
         assert_eq!(after.http_status(), Some(200));
@@ -77,13 +77,13 @@ fn a_server_of_websockets_alone() {
         talker.open();
         talker.talk();
     });
-    let served = traced.only("server", "SERVER", "/");
+    let accepted = traced.only("server", "SERVER", "/");
     let called = traced.only("client", "CLIENT", "/");
-    for span in [&served, &called] {
+    for span in [&accepted, &called] {
         assert_eq!(span.http_status(), Some(101));
         assert_eq!(span.unobserved(), None);
     }
-    assert!(served.is_child_of(&called));
+    assert!(accepted.is_child_of(&called));
     assert_eq!(traced.spans.len(), 2, "{:#?}", traced.spans);
 }
 
@@ -188,16 +188,16 @@ fn events_begin_and_end() {
         });
         let meanwhile = first_of(traced.of("server", "SERVER").at("/publish"));
         let finish = traced.only("server", "SERVER", "/finish");
-        let served = traced.only("server", "SERVER", "/events");
+        let accepted = traced.only("server", "SERVER", "/events");
         let called = traced.only("curl", "CLIENT", "/events");
-        for span in [&served, &called] {
+        for span in [&accepted, &called] {
             assert_stream(span, &meanwhile);
             assert_eq!(span.unobserved(), None, "{library:?} {span:#?}");
             assert_eq!(span.status.code, "UNSET", "{library:?} {span:#?}");
             assert!(finish.start_ns <= span.end_ns, "{library:?}");
             assert!(span.response_body() > Some(20), "{library:?} {span:#?}");
         }
-        assert!(served.is_child_of(&called));
+        assert!(accepted.is_child_of(&called));
         // A short answer says nothing of a stream, and has no time to a first byte of its own.
         assert!(
             !meanwhile
@@ -252,10 +252,10 @@ fn a_server_of_events_dies() {
         "{called:#?}"
     );
     assert_eq!(called.status.code, "ERROR");
-    let served = traced.only("server", "SERVER", "/events");
-    assert_eq!(served.http_status(), Some(200));
+    let accepted = traced.only("server", "SERVER", "/events");
+    assert_eq!(accepted.http_status(), Some(200));
     assert!(
-        served.unobserved().is_some() || served.status.code == "ERROR",
-        "{served:#?}"
+        accepted.unobserved().is_some() || accepted.status.code == "ERROR",
+        "{accepted:#?}"
     );
 }

@@ -1,4 +1,4 @@
-//! `workloads/streams.py` and `workloads/streams.js`: WebSockets and server-sent events.
+//! `workloads/streams.py` and `workloads/streams.js`: WebSocket and server-sent events.
 
 use std::process::Command;
 

@@ -175,7 +175,14 @@ fn crosses_protocols<'a>(
     module: &'a [String],
     reference: &'a [String],
 ) -> Option<(&'a str, &'a str)> {
-    const SHARED: [&str; 5] = ["detect", "other_end", "reader", "semantics", "vectors"];
+    const SHARED: [&str; 6] = [
+        "detect",
+        "other_end",
+        "reader",
+        "rpc",
+        "semantics",
+        "vectors",
+    ];
     let ([from, a, ..], [to, b, ..]) = (module, reference) else {
         return None;
     };

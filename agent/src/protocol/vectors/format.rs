@@ -184,7 +184,7 @@ pub(in crate::protocol) fn render(text: &mut String, progress: &Progress) {
                     Value::Int(value) => value.to_string(),
                     Value::Double(value) => format!("{value:e}"),
                     Value::StringArray(values) => values.join(", "),
-                    other => panic!("no attribute is {other:?}"),
+                    Value::Bool(value) => value.to_string(),
                 };
                 write!(lines, "\n  {}: {value}", attribute.key).expect("a string takes all");
             }
