@@ -420,6 +420,13 @@ impl Walk {
         self.left > 0 || self.behind > 0
     }
 
+    /// Whether, behind [`Self::finish`], the room begins with a piece that is the call's first.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_first_piece(&self) -> bool {
+        self.piece > 0 && self.written == 0
+    }
+
     /// It ends before the call's last byte: the next call is looked at anew.
     #[inline(always)]
     pub const fn give_up(&mut self) {

@@ -112,6 +112,8 @@ pub mod phase {
     pub const AWAITED: u8 = 2;
     /// Never looked at again.
     pub const OFF: u8 = 3;
+    /// Frames of HTTP/2 are followed one by one.
+    pub const FRAMES: u8 = 4;
 }
 
 wire! {
@@ -242,7 +244,8 @@ outcomes! {
     Refused = "refused",
     /// A blocking connection left the map behind its first request; later ones are left alone.
     Blocking = "blocking",
-    /// What a connection carried is not HTTP/1; left alone for good.
+    /// What a connection carried is neither HTTP/1 nor HTTP/2 from its beginning on; left alone
+    /// for good.
     NotHttp = "not_http",
     /// A connection switched to another protocol (CONNECT, Upgrade), or its client waits for
     /// `100 Continue`; left alone for good.
@@ -278,6 +281,23 @@ outcomes! {
     /// A request was left alone because segments with options were lost on the way to that
     /// address before.
     OptionPathClosed = "option_path_closed",
+    /// HTTP/2: a head went on in a second frame; the connection is left alone for good.
+    Continued = "continued",
+    /// HTTP/2: the program sends `traceparent` by itself; the connection is left alone for good.
+    Propagates = "propagates",
+    /// HTTP/2: a request left before the server's settings were known, or known anew; it was left
+    /// alone.
+    SettingsAwaited = "settings_awaited",
+    /// HTTP/2: with a field more, a request might have more than the server takes
+    /// (`SETTINGS_MAX_HEADER_LIST_SIZE`); it was left alone.
+    ListTooLong = "list_too_long",
+    /// HTTP/2: a request's frame had no room for a field, or flags that are not known; it was left
+    /// alone.
+    FrameFull = "frame_full",
+    /// HTTP/2: a request's frame was sent in pieces; it was left alone.
+    FrameInPieces = "frame_in_pieces",
+    /// HTTP/2: more requests left with one call than get a field; the rest was left alone.
+    TooManyAtOnce = "too_many_at_once",
 }
 
 #[cfg(feature = "user")]

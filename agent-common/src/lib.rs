@@ -1,5 +1,5 @@
 //! What both sides of the kernel line must agree on. No logic beyond bounds and ids, but for the
-//! walk over frames, which both sides run.
+//! walks over frames, which both sides run.
 //!
 //! Layout rules of every type that crosses the line:
 //! - `#[repr(C)]`, fixed-width integers and byte arrays only: no bool, enum, usize, pointer;
@@ -18,6 +18,7 @@ pub mod frames;
 pub mod injection;
 pub mod kernel_config;
 pub mod limits;
+pub mod outgoing_frames;
 pub mod payload;
 pub mod process;
 pub mod record;

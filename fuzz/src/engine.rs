@@ -112,7 +112,8 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                 | Command::Unfollow(_)
                 | Command::FollowFrames(_)
                 | Command::LeaveFrames(_)
-                | Command::CountStreams { .. },
+                | Command::CountStreams { .. }
+                | Command::NoteServer(..),
             ) => {}
         }
     }

@@ -11,6 +11,7 @@ pub mod export_answer;
 pub mod http1;
 pub mod http2;
 pub mod kernel_types;
+pub mod outgoing_frames;
 pub mod process_text;
 pub mod record;
 pub mod recording;
@@ -33,6 +34,10 @@ pub static TARGETS: &[Target] = &[
     Target {
         name: "http2",
         run: http2::run,
+    },
+    Target {
+        name: "outgoing_frames",
+        run: outgoing_frames::run,
     },
     Target {
         name: "trace_headers",

@@ -25,6 +25,7 @@ pub fn of(target: &str, root: &Path) -> io::Result<Vec<Vec<u8>>> {
     Ok(match target {
         "http1" => vectors(root)?,
         "http2" => frames(root)?,
+        "outgoing_frames" => outgoing_frames(root)?,
         "record" => records(root)?,
         "recording" | "engine" => recordings(root)?,
         "kernel_types" => vec![kernel_types()],
@@ -125,6 +126,34 @@ fn frames(root: &Path) -> io::Result<Vec<Vec<u8>>> {
             + u8::from(input.contains("older: yes")) * http2::OLDER;
         for (call, buffer) in [(255, 255), (64, 2), (1, 255), (0, 0)] {
             seeds.push([&[head, call, buffer], bytes.as_slice()].concat());
+        }
+    }
+    Ok(seeds)
+}
+
+/// What the clients of the same vectors send behind their prefaces, in messages of several lengths.
+fn outgoing_frames(root: &Path) -> io::Result<Vec<Vec<u8>>> {
+    const PREFACE: &[u8] = &agent_common::outgoing_frames::PREFACE;
+    let mut seeds = Vec::new();
+    for path in files(root, "agent/src/protocol/http2/vectors", "txt")? {
+        let text = fs::read_to_string(path)?;
+        let (input, _) = text.split_once("\nexpect\n").unwrap_or((&text, ""));
+        let mut sent = Vec::new();
+        let (mut is_clients, mut is_escaped) = (true, false);
+        for byte in frame_bytes(input) {
+            match (is_escaped, byte) {
+                (false, http2::ESCAPE) => {
+                    is_escaped = true;
+                    continue;
+                }
+                (true, b'>' | b'<') => is_clients = byte == b'>',
+                _ if is_clients => sent.push(byte),
+                _ => {}
+            }
+            is_escaped = false;
+        }
+        if let Some(behind) = sent.strip_prefix(PREFACE) {
+            seeds.extend([255, 199, 63, 7, 0].map(|size| [&[size], behind].concat()));
         }
     }
     Ok(seeds)
