@@ -20,8 +20,8 @@ use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as r
 
 use crate::{
     emit,
-    hooks::socket_data::Transfer,
-    maps::{FRAMES, FRAMES_CHANGED, SCRATCH, WALKS},
+    hooks::{inject_frames, socket_data::Transfer},
+    maps::{FRAMES, FRAMES_CHANGED, SCRATCH, WALKS, config},
     scratch::{self, HEAD_BYTES, Scratch},
     user_buffer::{IoVector, UserBuffer},
 };
@@ -299,6 +299,9 @@ pub(crate) extern "C" fn walk_frames(slot: u32) -> u32 {
     }
     walk.finish(&bytes, source.moved);
     *flow = walk.flow;
+    if config!(inject_headers) == 1 && source.position == 0 && walk.has_first_piece() {
+        inject_frames::received(source.identity, direction, area, source.moved);
+    }
     0
 }
 

@@ -7,6 +7,7 @@ use agent_common::{
     injection::{GRAMMAR_BYTES, InjectionOutcome, OutgoingStream},
     kernel_config::KernelConfig,
     limits,
+    outgoing_frames::{OutgoingFrames, PeerSettings},
     process::GoProcess,
     tcp_option::{OptionStream, PATHS as PATH_COUNT, PathState, ReceivedContext},
 };
@@ -144,6 +145,19 @@ pub(crate) static INJECTED_SOCKETS: SockHash<u64> = SockHash::with_max_entries(l
 #[map]
 pub(crate) static STREAMS: HashMap<u64, OutgoingStream> =
     HashMap::with_max_entries(limits::STREAMS, 0);
+
+/// Where those of them that speak HTTP/2 are among their frames, by socket cookie. Inserted at the
+/// preface, removed with the connection.
+#[map]
+pub(crate) static OUTGOING_FRAMES: HashMap<u64, OutgoingFrames> =
+    HashMap::with_max_entries(limits::FRAME_CONNECTIONS, 0);
+
+/// What the servers of those have said of themselves, by socket cookie. Inserted as their first
+/// bytes are read, and by user space; removed with the connection. LRU, because user space may be
+/// late.
+#[map]
+pub(crate) static PEER_SETTINGS: LruHashMap<u64, PeerSettings> =
+    LruHashMap::with_max_entries(limits::FRAME_CONNECTIONS, 0);
 
 /// How HTTP/1 requests read, see [`agent_common::injection`]. Written by user space.
 #[map]

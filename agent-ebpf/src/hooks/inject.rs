@@ -38,7 +38,7 @@ use aya_ebpf::{
     programs::{SkMsgContext, SockOpsContext},
 };
 
-use super::inject_head::{self, Reading};
+use super::{inject_frames, inject_head, inject_message};
 use crate::{
     maps::{
         CONNECTIONS, GRAMMAR, INJECTABLE, INJECTED_SOCKETS, INJECTIONS, LEAVING, STREAMS, config,
@@ -181,7 +181,7 @@ const NEW_STREAM: OutgoingStream = OutgoingStream {
 /// Reads a message, and puts the header into what is a whole head of a request.
 #[sk_msg]
 pub(crate) fn inject_header(ctx: SkMsgContext) -> u32 {
-    let is_in_pieces = inject_head::is_in_pieces(ctx.msg);
+    let is_in_pieces = inject_message::is_in_pieces(ctx.msg);
     let read = read_message(ctx.msg).unwrap_or(Read::Unchanged);
     if matches!(read, Read::Spoiled) {
         count(InjectionOutcome::Withheld);
@@ -190,7 +190,7 @@ pub(crate) fn inject_header(ctx: SkMsgContext) -> u32 {
     // The kernel hands over piece by piece (`tcp_bpf_push`), and without TCP_NODELAY the second
     // one waits until the first is acknowledged: 40 ms when the peer waits for the rest, too.
     if is_in_pieces || matches!(read, Read::Changed) {
-        inject_head::join_pieces(ctx.msg);
+        inject_message::join_pieces(ctx.msg);
     }
     sk_action::SK_PASS
 }
@@ -231,26 +231,39 @@ fn read_message(msg: *mut sk_msg_md) -> Option<Read> {
     if !take_up(stream, written) {
         return None;
     }
-    let mut reading = Reading {
-        msg,
-        stream: found,
-        table: table.cast(),
-        room: u64::from(buffer.saturating_sub(queued)),
-        is_blocking: u64::from(stream.is_trial == 0 && is_blocking(tcp)),
-    };
-    let step = inject_head::step as unsafe extern "C" fn(u64, *mut Reading) -> i64;
-    // SAFETY: the callback and its context are of the shape that the helper wants.
-    unsafe {
-        bpf_loop(
-            limits::INJECT_STEPS,
-            step as *mut c_void,
-            (&raw mut reading).cast(),
-            0,
-        )
-    };
+    let room = u64::from(buffer.saturating_sub(queued));
+    let is_blocking = stream.is_trial == 0 && is_blocking(tcp);
+    if stream.phase == phase::FOLLOWED && stream.position == 0 {
+        inject_frames::begin(msg, stream);
+    }
+    if stream.phase == phase::FRAMES {
+        if is_blocking {
+            leave(stream, InjectionOutcome::Blocking);
+        } else {
+            read_frames(msg, found, room);
+        }
+    } else if stream.phase != phase::OFF {
+        let mut reading = inject_head::Reading {
+            msg,
+            stream: found,
+            table: table.cast(),
+            room,
+            is_blocking: u64::from(is_blocking),
+        };
+        let step = inject_head::step as unsafe extern "C" fn(u64, *mut inject_head::Reading) -> i64;
+        // SAFETY: the callback and its context are of the shape that the helper wants.
+        unsafe {
+            bpf_loop(
+                limits::INJECT_STEPS,
+                step as *mut c_void,
+                (&raw mut reading).cast(),
+                0,
+            )
+        };
+    }
     // SAFETY: as above; it was changed through the same pointer meanwhile.
     let stream = unsafe { &mut *found };
-    let size = inject_head::size(msg);
+    let size = inject_message::size(msg);
     if stream.phase != phase::OFF && stream.offset < size {
         leave(stream, InjectionOutcome::TooLong);
     }
@@ -261,6 +274,32 @@ fn read_message(msg: *mut sk_msg_md) -> Option<Read> {
         (_, 0) => Read::Unchanged,
         _ => Read::Changed,
     })
+}
+
+/// As [`read_message`], of a connection of HTTP/2.
+#[inline(always)]
+fn read_frames(msg: *mut sk_msg_md, found: *mut OutgoingStream, room: u64) {
+    // SAFETY: the socket's own entry, and the socket is locked.
+    let frames = inject_frames::take_up(unsafe { &mut *found });
+    if frames.is_null() {
+        return;
+    }
+    let mut reading = inject_frames::Reading {
+        msg,
+        stream: found,
+        frames,
+        room,
+    };
+    let step = inject_frames::step as unsafe extern "C" fn(u64, *mut inject_frames::Reading) -> i64;
+    // SAFETY: the callback and its context are of the shape that the helper wants.
+    unsafe {
+        bpf_loop(
+            limits::INJECT_STEPS,
+            step as *mut c_void,
+            (&raw mut reading).cast(),
+            0,
+        )
+    };
 }
 
 /// Whether receiving waits; also where that cannot be told.
@@ -310,7 +349,12 @@ fn take_up(stream: &mut OutgoingStream, written: u32) -> bool {
         stream.skipped = 0;
     }
     let unsent = u64::from(stream.sequence.wrapping_sub(written));
-    if unsent > stream.skipped {
+    let is_followed = if stream.phase == phase::FRAMES {
+        inject_frames::take_back(stream, unsent)
+    } else {
+        unsent <= stream.skipped
+    };
+    if !is_followed {
         leave(stream, InjectionOutcome::LostTrack);
         return false;
     }

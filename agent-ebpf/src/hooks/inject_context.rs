@@ -14,8 +14,8 @@ use agent_common::{
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::{
-    inject_go,
-    inject_head::random,
+    inject_frames, inject_go,
+    inject_message::random,
     inject_option_reader,
     inject_search::{inbound, inbound_in_steps},
 };
@@ -58,7 +58,7 @@ impl TraceContext {
     }
 
     #[inline(always)]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             trace_id: [random(), random()],
             flags: SAMPLED,
@@ -309,6 +309,9 @@ pub(crate) fn destroyed(connection: u64) {
     let _ = INJECTABLE.remove(&connection);
     let _ = STREAMS.remove(&connection);
     inject_go::destroyed(connection);
+    if config!(inject_headers) == 1 {
+        inject_frames::destroyed(connection);
+    }
     if config!(inject_option) == 1 {
         let _ = OPTION_STREAMS.remove(&connection);
         let _ = RECEIVED.remove(&connection);

@@ -4,29 +4,20 @@
 use agent_common::{
     connection::Direction,
     injection::{
-        ContextMinted, EVENTS, HEADER_BYTES, InjectionOutcome, OutgoingStream, event, phase, proof,
-        said, state,
+        EVENTS, HEADER_BYTES, InjectionOutcome, OutgoingStream, event, phase, proof, said, state,
     },
     limits,
-    record::RecordKind,
 };
-use aya_ebpf::{
-    bindings::sk_msg_md,
-    helpers::{
-        bpf_msg_pop_data, bpf_msg_push_data,
-        generated::{bpf_get_prandom_u32, bpf_msg_pull_data},
-    },
-};
+use aya_ebpf::bindings::sk_msg_md;
 
 use super::{
     inject::{count, leave},
     inject_context::{self, TraceContext},
+    inject_message::{
+        added, give_back, here, make_room, pull, pulled, put, put_byte, random, size, write_value,
+    },
 };
-use crate::{emit, maps::CONNECTIONS};
-
-/// Room in the send buffer beyond the head: the header and what the kernel's own bookkeeping of a
-/// packet takes.
-const ROOM_BYTES: u64 = 4096;
+use crate::maps::CONNECTIONS;
 
 /// What a step needs.
 #[repr(C)]
@@ -42,46 +33,6 @@ pub(crate) struct Reading {
 
 const GO_ON: i64 = 0;
 const STOP: i64 = 1;
-
-#[inline(always)]
-pub(crate) fn size(msg: *mut sk_msg_md) -> u32 {
-    // SAFETY: a field of the context.
-    unsafe { core::ptr::read_volatile(&raw const (*msg).size) }
-}
-
-#[inline(always)]
-fn pull(msg: *mut sk_msg_md, from: u32, to: u32) -> bool {
-    // SAFETY: the context is the program's own.
-    unsafe { bpf_msg_pull_data(msg, from, to, 0) == 0 }
-}
-
-/// First byte and end of what was pulled last.
-#[inline(always)]
-fn pulled(msg: *mut sk_msg_md) -> (usize, usize) {
-    // SAFETY: fields of the context.
-    unsafe {
-        (
-            core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_1.data) as usize,
-            core::ptr::read_volatile(&raw const (*msg).__bindgen_anon_2.data_end) as usize,
-        )
-    }
-}
-
-/// Whether the message lies in several pieces of memory. Before anything was pulled.
-#[inline(always)]
-pub(crate) fn is_in_pieces(msg: *mut sk_msg_md) -> bool {
-    let (data, end) = pulled(msg);
-    end.wrapping_sub(data) < size(msg) as usize
-}
-
-/// Puts the message into one piece. Where there is no memory for it, it leaves as it is.
-#[inline(always)]
-pub(crate) fn join_pieces(msg: *mut sk_msg_md) {
-    let size = size(msg);
-    if size <= limits::INJECT_PIECE {
-        pull(msg, 0, size);
-    }
-}
 
 /// One step: a body is skipped, or some bytes are read up to the first event.
 ///
@@ -199,12 +150,6 @@ fn is_answered(stream: &OutgoingStream) -> bool {
     // SAFETY: copied at once.
     unsafe { CONNECTIONS.get(&stream.connection) }
         .is_some_and(|state| state.last_direction == ANSWERED)
-}
-
-/// Position of the next byte as the program counts.
-#[inline(always)]
-fn here(stream: &OutgoingStream) -> u64 {
-    stream.position + u64::from(stream.offset.wrapping_sub(stream.added))
 }
 
 /// Acts on what was recognised in a line, a chunk or at an end.
@@ -343,70 +288,25 @@ fn end_head(msg: *mut sk_msg_md, stream: &mut OutgoingStream, room: u64) {
 #[inline(always)]
 fn inject(msg: *mut sk_msg_md, stream: &mut OutgoingStream, room: u64) {
     let at = stream.offset.wrapping_sub(1);
-    if at > limits::INJECT_OFFSET {
-        count(InjectionOutcome::NoRoom);
-        return;
-    }
-    // Had TCP to stop before the end of the header, the kernel would tell the program a wrong
-    // number of bytes (`tcp_bpf_send_verdict` subtracts what was added).
-    if u64::from(at) + ROOM_BYTES > room {
-        count(InjectionOutcome::BufferFull);
-        return;
-    }
-    // In one piece from its beginning: the kernel computes the rest of a later piece wrongly
-    // (`rsge.offset += start` in `bpf_msg_push_data`).
-    if !pull(msg, 0, at + 1) {
-        count(InjectionOutcome::NoRoom);
-        return;
-    }
     let context = inject_context::of_call(stream);
     if !context.is_known() {
         count(InjectionOutcome::TraceUnknown);
         return;
     }
-    let span_id = random();
-    // SAFETY: the context is the program's own.
-    if unsafe { bpf_msg_push_data(msg, at, HEADER_BYTES, 0) } != 0 {
-        count(InjectionOutcome::NoRoom);
+    if let Err(outcome) = make_room(msg, at, HEADER_BYTES, room) {
+        count(outcome);
         return;
     }
+    let span_id = random();
     if !write(msg, at, &context, span_id) {
-        // SAFETY: as above.
-        if unsafe { bpf_msg_pop_data(msg, at, HEADER_BYTES, 0) } != 0 {
-            stream.is_spoiled = 1;
-        }
+        stream.is_spoiled = give_back(msg, at, HEADER_BYTES);
         count(InjectionOutcome::NoRoom);
         return;
     }
     let added_at = here(stream).wrapping_sub(1);
     stream.offset += HEADER_BYTES;
     stream.added += HEADER_BYTES;
-    count(InjectionOutcome::Injected);
-    if stream.is_trial == 0 {
-        emit::record(&ContextMinted {
-            header: emit::header(
-                RecordKind::ContextMinted,
-                size_of::<ContextMinted>(),
-                emit::now_ns(),
-            ),
-            connection: stream.connection,
-            position: stream.request_position,
-            added_at,
-            trace_id: context.trace_id,
-            span_id,
-            added: HEADER_BYTES,
-            trace_flags: context.flags,
-        });
-    }
-}
-
-/// A random number that is not 0.
-#[inline(always)]
-pub(crate) fn random() -> u64 {
-    // SAFETY: no preconditions.
-    let (high, low) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
-    let number = u64::from(high) << 32 | u64::from(low);
-    if number == 0 { 1 } else { number }
+    added(stream, added_at, HEADER_BYTES, &context, span_id);
 }
 
 /// Writes the header over the bytes that were made for it.
@@ -419,45 +319,17 @@ fn write(msg: *mut sk_msg_md, at: u32, context: &TraceContext, span_id: u64) -> 
     if data + HEADER_BYTES as usize > end {
         return false;
     }
-    let put = |place: usize, word: u64| {
-        // SAFETY: inside the header, whose bounds were compared above; the processor takes words
-        // at any address.
-        unsafe { core::ptr::write_unaligned((data + place) as *mut u64, word) };
-    };
-    let [high, low] = context.trace_id;
-    put(0, u64::from_ne_bytes(*b"tracepar"));
-    put(8, u64::from_ne_bytes(*b"ent: 00-"));
-    put(16, hexadecimal(high as u32));
-    put(24, hexadecimal((high >> 32) as u32));
-    put(32, hexadecimal(low as u32));
-    put(40, hexadecimal((low >> 32) as u32));
-    // The last ones overlap what comes behind them, which is written afterwards.
-    put(49, hexadecimal(span_id as u32));
-    put(57, hexadecimal((span_id >> 32) as u32));
-    let flags = if context.flags & 1 == 1 { b'1' } else { b'0' };
-    let byte = |place: usize, value: u8| {
-        // SAFETY: as above.
-        unsafe { core::ptr::write_volatile((data + place) as *mut u8, value) };
-    };
-    byte(48, b'-');
-    byte(65, b'-');
-    byte(66, b'0');
-    byte(67, flags);
-    byte(68, b'\r');
-    byte(69, b'\n');
+    // SAFETY: inside the header, whose bounds were compared above; the processor takes words at
+    // any address.
+    unsafe {
+        put(data, u64::from_ne_bytes(*b"tracepar"));
+        put(data + 8, u64::from_ne_bytes(*b"ent: 00-"));
+        write_value(data + VALUE, context, span_id);
+        put_byte(data + 68, b'\r');
+        put_byte(data + 69, b'\n');
+    }
     true
 }
 
-/// Four bytes as eight digits, first byte first.
-#[inline(always)]
-fn hexadecimal(bytes: u32) -> u64 {
-    const NIBBLES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
-    // Each byte to two: spread out, then the high half of each before its low half.
-    let mut spread = u64::from(bytes);
-    spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
-    spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
-    let digits = (spread >> 4 | spread << 8) & NIBBLES;
-    // Digits above 9 are letters: adding 6 carries exactly those into the upper half.
-    let letters = (digits + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
-    digits + 0x3030_3030_3030_3030 + letters * 39
-}
+/// Behind the header's name.
+const VALUE: usize = 13;

@@ -53,7 +53,7 @@ use aya_ebpf::{
 use super::{
     inject::{self, count},
     inject_context::{self, Sender, TraceContext},
-    inject_head::random,
+    inject_message::random,
     inject_option_reader::arrived,
 };
 use crate::{

@@ -271,6 +271,8 @@ const HEADER_MAPS: &[&str] = &[
     "STREAMS",
     "INJECTABLE",
     "LEAVING",
+    "OUTGOING_FRAMES",
+    "PEER_SETTINGS",
     "SERVING",
     "BOUND",
     "BORN",

@@ -9,8 +9,9 @@ pub mod grammar;
 mod option;
 mod trial;
 
-use agent_common::injection::{
-    GRAMMAR_BYTES, InjectionOutcome, OutgoingStream, phase, process, proof,
+use agent_common::{
+    injection::{GRAMMAR_BYTES, InjectionOutcome, OutgoingStream, phase, process, proof},
+    outgoing_frames::PeerSettings,
 };
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -30,7 +31,7 @@ const NO_EXIST: u64 = 1;
 /// What carries trace context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carriers {
-    /// Headers in HTTP/1 requests.
+    /// Headers in requests of HTTP/1 and HTTP/2.
     pub headers: bool,
     /// A TCP option on the segment where a request begins.
     pub option: bool,
@@ -52,6 +53,7 @@ pub struct Injection {
 struct Headers {
     sockets: SockHash<MapData, u64>,
     streams: HashMap<MapData, u64, OutgoingStream>,
+    settings: HashMap<MapData, u64, PeerSettings>,
     leaving: Queue<MapData, u64>,
     waiting_bytes: WaitingBytes,
 }
@@ -141,6 +143,14 @@ impl Injection {
         let _ = self.armed.remove(&process.pid);
     }
 
+    /// A server of HTTP/2 has said what it takes.
+    pub fn set_peer(&mut self, connection: u64, settings: PeerSettings) {
+        if let Some(headers) = &mut self.headers {
+            // Without it, nothing is added to what the connection carries.
+            let _ = headers.settings.insert(connection, settings, 0);
+        }
+    }
+
     /// Takes a connection out of the map: the kernel then treats it as any other.
     pub fn release(&mut self, connection: u64) {
         if let Some(headers) = &mut self.headers {
@@ -171,7 +181,13 @@ impl Headers {
             .context("cannot attach to the socket map")?;
         let mut streams: HashMap<MapData, u64, OutgoingStream> =
             take(ebpf, "STREAMS")?.try_into()?;
-        let waiting_bytes = trial::run(&mut sockets, &mut streams)?;
+        let mut settings: HashMap<MapData, u64, PeerSettings> =
+            take(ebpf, "PEER_SETTINGS")?.try_into()?;
+        let waiting_bytes = trial::run(&mut trial::Maps {
+            sockets: &mut sockets,
+            streams: &mut streams,
+            settings: &mut settings,
+        })?;
         forget_counts(ebpf)?;
         let joiner: &mut SockOps = program(ebpf, "join_injected")?.try_into()?;
         joiner
@@ -183,6 +199,7 @@ impl Headers {
         Ok(Self {
             sockets,
             streams,
+            settings,
             leaving: take(ebpf, "LEAVING")?.try_into()?,
             waiting_bytes,
         })

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use agent_common::injection::{HEADER_BYTES, OutgoingStream};
+use agent_common::{
+    injection::{HEADER_BYTES, OutgoingStream},
+    outgoing_frames::{FIELD_BEGIN, FIELD_BYTES, PREFACE, PeerSettings, UNLIMITED},
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, MapData, SockHash};
 use rustix::{io::ioctl_fionread, net::sockopt::socket_cookie};
@@ -22,19 +25,24 @@ use super::WaitingBytes;
 /// Far longer than bytes take on the loopback interface.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What the trial changes.
+pub(super) struct Maps<'a> {
+    pub(super) sockets: &'a mut SockHash<MapData, u64>,
+    pub(super) streams: &'a mut HashMap<MapData, u64, OutgoingStream>,
+    pub(super) settings: &'a mut HashMap<MapData, u64, PeerSettings>,
+}
+
 /// Sends what programs send, in the ways they send it, and compares what arrives.
-pub(super) fn run(
-    sockets: &mut SockHash<MapData, u64>,
-    streams: &mut HashMap<MapData, u64, OutgoingStream>,
-) -> Result<WaitingBytes> {
+pub(super) fn run(maps: &mut Maps<'_>) -> Result<WaitingBytes> {
     let mut waiting = WaitingBytes::Told;
-    for (name, pieces, expected) in cases() {
-        let pair = Pair::open(sockets, streams)?;
+    for (name, pieces, expected) in cases().into_iter().chain(cases_of_frames()) {
+        let pair = Pair::open(maps)?;
         let cookie = pair.cookie;
         let outcome = pair.send(&pieces, expected, &mut waiting);
         // The socket leaves the map with its end, too.
-        let _ = sockets.remove(&cookie);
-        let _ = streams.remove(&cookie);
+        let _ = maps.sockets.remove(&cookie);
+        let _ = maps.streams.remove(&cookie);
+        let _ = maps.settings.remove(&cookie);
         outcome.with_context(|| format!("a trial with the agent's own sockets failed: {name}"))?;
     }
     Ok(waiting)
@@ -87,6 +95,66 @@ fn cases() -> Vec<(&'static str, Vec<Vec<u8>>, usize)> {
     ]
 }
 
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [.., middle, low] = payload.len().to_be_bytes();
+    let head = [0, middle, low, kind, flags, 0, 0, 0, stream];
+    [&head[..], payload].concat()
+}
+
+/// As [`cases`], in HTTP/2.
+fn cases_of_frames() -> Vec<(&'static str, Vec<Vec<u8>>, usize)> {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    const PADDED: u8 = 8;
+    let begin = [&PREFACE[..], &frame(4, 0, 0, &[])].concat();
+    // :method GET, :scheme http, :path /
+    let block = b"\x82\x86\x84";
+    let head = |flags, stream| frame(HEADERS, END_HEADERS | flags, stream, block);
+    let call = |stream| {
+        let content = [b'x'; 9_000];
+        [head(0, stream), frame(DATA, END_STREAM, stream, &content)].concat()
+    };
+    let padded = |stream| {
+        frame(
+            HEADERS,
+            END_HEADERS | PADDED,
+            stream,
+            b"\x02\x82\x86\x84\0\0",
+        )
+    };
+    let own = [&block[..], b"\x00\x0btraceparent\x01x"].concat();
+    let own = frame(HEADERS, END_HEADERS, 1, &own);
+    let indexed = [&block[..], b"\x40\x0btraceparent\x01x"].concat();
+    let indexed = frame(HEADERS, END_HEADERS, 1, &indexed);
+    let at_once = [
+        &begin[..],
+        &call(1),
+        &head(END_STREAM, 3),
+        &padded(5),
+        &call(7),
+    ]
+    .concat();
+    let in_pieces = at_once.chunks(7_000).map(<[u8]>::to_vec).collect();
+    let single = vec![begin.clone(), call(1), head(END_STREAM, 3), head(0, 5)];
+    vec![
+        ("streams in one call", vec![at_once], 4),
+        ("a stream for each call", single, 3),
+        ("streams in pieces", in_pieces, 4),
+        (
+            "a field of its own",
+            vec![[begin.clone(), own].concat(), head(0, 3)],
+            1,
+        ),
+        (
+            "a field in the table",
+            vec![[begin, indexed].concat(), head(0, 3)],
+            0,
+        ),
+    ]
+}
+
 /// Two ends of a connection, the client's in the map.
 struct Pair {
     client: TcpStream,
@@ -95,10 +163,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn open(
-        sockets: &mut SockHash<MapData, u64>,
-        streams: &mut HashMap<MapData, u64, OutgoingStream>,
-    ) -> Result<Self> {
+    fn open(maps: &mut Maps<'_>) -> Result<Self> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen for the trial")?;
         let client = TcpStream::connect(listener.local_addr()?)?;
@@ -112,10 +177,17 @@ impl Pair {
         let mut stream = OutgoingStream::new_zeroed();
         stream.connection = cookie;
         stream.is_trial = 1;
-        streams
+        maps.streams
             .insert(cookie, stream, 0)
             .context("cannot keep state of a socket")?;
-        sockets
+        let settings = PeerSettings {
+            seen: 1,
+            list_limit: UNLIMITED,
+        };
+        maps.settings
+            .insert(cookie, settings, 0)
+            .context("cannot keep settings of a peer")?;
+        maps.sockets
             .insert(cookie, client.as_raw_fd(), 0)
             .context("cannot put a socket into the map")?;
         Ok(Self {
@@ -132,7 +204,13 @@ impl Pair {
             ..
         } = self;
         let sent = pieces.concat();
-        let mut arrived = vec![0; sent.len() + added * HEADER_BYTES as usize];
+        let has_frames = sent.starts_with(&PREFACE);
+        let added_bytes = if has_frames {
+            FIELD_BYTES
+        } else {
+            HEADER_BYTES
+        };
+        let mut arrived = vec![0; sent.len() + added * added_bytes as usize];
         std::thread::scope(|scope| -> Result<()> {
             let writer = scope.spawn(|| {
                 pieces
@@ -146,7 +224,11 @@ impl Pair {
                 Err(_) => bail!("the sending thread panicked"),
             }
         })?;
-        let (rest, headers) = without_headers(&arrived);
+        let (rest, headers) = if has_frames {
+            without_fields(&arrived)
+        } else {
+            without_headers(&arrived)
+        };
         ensure!(rest == sent, "other bytes arrived than were sent");
         ensure!(
             headers == added,
@@ -186,5 +268,30 @@ fn without_headers(arrived: &[u8]) -> (Vec<u8>, usize) {
             left = behind;
         }
     }
+    (rest, count)
+}
+
+/// As [`without_headers`], of frames.
+fn without_fields(arrived: &[u8]) -> (Vec<u8>, usize) {
+    let (preface, mut left) = arrived.split_at(PREFACE.len());
+    let (mut rest, mut count) = (preface.to_vec(), 0);
+    while let &[high, middle, low, kind, flags, a, b, c, d, ref behind @ ..] = left {
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        let (payload, behind) = behind.split_at(length.min(behind.len()));
+        let mut payload = payload.to_vec();
+        let place = payload
+            .windows(FIELD_BEGIN.len())
+            .position(|part| part == FIELD_BEGIN);
+        if let Some(place) = place {
+            let end = (place + FIELD_BYTES as usize).min(payload.len());
+            payload.drain(place..end);
+            count += 1;
+        }
+        let [.., high, middle, low] = payload.len().to_be_bytes();
+        rest.extend([high, middle, low, kind, flags, a, b, c, d]);
+        rest.extend(payload);
+        left = behind;
+    }
+    rest.extend(left);
     (rest, count)
 }
