@@ -97,7 +97,7 @@ pub struct Options {
     #[arg(long, value_name = "EXPORTER", num_args = 1..)]
     pub exporter: Vec<String>,
 
-    /// Add trace context to outgoing traffic: none, headers (HTTP/1 in plain text), tcp (an option
+    /// Add trace context to outgoing traffic: none, headers (HTTP in plain text), tcp (an option
     /// of TCP, for agents on other hosts), all; repeatable [default: none]
     #[arg(long, value_name = "WHAT")]
     pub inject: Vec<String>,

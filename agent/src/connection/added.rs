@@ -13,34 +13,66 @@ const ADDED: usize = 1024;
 
 /// Before which position each was put, and how long it is; oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Added(VecDeque<(u64, u32)>);
+pub(super) struct Added {
+    headers: VecDeque<(u64, u32)>,
+    place: Place,
+}
+
+/// Where in a call something may have been put.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Before any of its bytes.
+    #[default]
+    Before,
+    /// Behind any of its bytes.
+    Behind,
+}
 
 impl Added {
-    pub(super) fn handle(&mut self, position: u64, length: u32) {
-        if self.0.len() >= ADDED {
-            self.0.pop_front();
+    pub(super) fn handle(&mut self, position: u64, length: u32, place: Place) {
+        if self.headers.len() >= ADDED {
+            self.headers.pop_front();
         }
-        self.0.push_back((position, length));
+        self.headers.push_back((position, length));
+        self.place = place;
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.headers.is_empty()
     }
 
     /// TCP sequence number of the call's first byte: the record is right for a call without
     /// headers of ours. Forgets those of calls before.
+    ///
+    /// A call of frames may make several records, all of them counted from the call's end. Its
+    /// fields are known before the first one.
     pub(super) fn first_sequence(&mut self, data: &Data<'_>) -> u32 {
-        if data.direction == Direction::Inbound || self.0.is_empty() {
+        if data.direction == Direction::Inbound || self.headers.is_empty() {
             return data.tcp_sequence;
         }
-        self.0.retain(|(at, _)| *at >= data.position);
-        let end = data
-            .position
-            .saturating_add(u64::from(data.original_length));
-        let added = self.0.iter().filter(|(at, _)| *at < end);
+        let end = match self.place {
+            Place::Before => {
+                self.headers.retain(|(at, _)| *at >= data.position);
+                data.position.saturating_add(data.original_length.into())
+            }
+            Place::Behind => {
+                self.headers.retain(|(at, _)| *at > data.position);
+                u64::MAX
+            }
+        };
+        let added = self.headers.iter().filter(|(at, _)| *at < end);
         added.fold(data.tcp_sequence, |sequence, (_, length)| {
             sequence.wrapping_sub(*length)
         })
+    }
+
+    /// Bytes that were added in the call before this position.
+    pub(super) fn between(&self, data: &Data<'_>, position: u64) -> u32 {
+        if data.direction == Direction::Inbound {
+            return 0;
+        }
+        let before = self.headers.iter().filter(|(at, _)| *at < position);
+        before.fold(0, |sum, (_, length)| sum.wrapping_add(*length))
     }
 
     /// The call's bytes cut where a header was put, each piece with its own sequence number.
@@ -51,7 +83,7 @@ impl Added {
     ) -> Vec<(&'a [u8], Origin)> {
         let mut pieces = Vec::new();
         if origin.direction == Direction::Outbound {
-            for (at, length) in &self.0 {
+            for (at, length) in &self.headers {
                 let before = at
                     .checked_sub(origin.position)
                     .and_then(|before| usize::try_from(before).ok());

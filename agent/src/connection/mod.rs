@@ -9,7 +9,7 @@
 //! | closing steps | what flowed is told, then the ends of the flows, in the order they ended |
 //! | nothing, while the session awaits an end | the kernel is asked how far the flow has come |
 
-mod added;
+pub mod added;
 mod beginning;
 pub mod stream;
 pub mod table;

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, net::IpAddr};
 use crate::{
     connection::{
         Observation, Origin,
-        added::Added,
+        added::{Added, Place},
         beginning::{Kept, Undecided, flow},
         stream::{Step, Stream},
     },
@@ -16,7 +16,7 @@ use crate::{
         ClosingStep, Data, Direction, DirectionState, Endpoints, OtherEnd, PlaintextOpened,
         ProcessId, Role, Unit,
     },
-    protocol::{Awaited, EndCause, Flow, Input, Session, Shortfall},
+    protocol::{Awaited, EndCause, Flow, Input, ServerSettings, Session, Shortfall},
     span::Kind,
 };
 
@@ -82,6 +82,7 @@ pub struct Connection {
     is_multiplexed: bool,
     /// As it was told last.
     framing: Framing,
+    server_settings: Option<ServerSettings>,
     unix_path: Option<String>,
     /// It is what a TLS session carries.
     plaintext: Option<Plaintext>,
@@ -118,6 +119,7 @@ impl Connection {
             highest_stream: None,
             is_multiplexed: false,
             framing: Framing::Other,
+            server_settings: None,
             unix_path: None,
             plaintext: None,
             inbound: Stream::default(),
@@ -136,8 +138,8 @@ impl Connection {
 
     /// A header was put before this position into what is sent next: TCP counts it, the program
     /// does not.
-    pub fn handle_added(&mut self, position: u64, length: u32) {
-        self.added.handle(position, length);
+    pub fn handle_added(&mut self, position: u64, length: u32, place: Place) {
+        self.added.handle(position, length, place);
     }
 
     /// The path its named end is bound to.
@@ -201,6 +203,16 @@ impl Connection {
         };
         let before = std::mem::replace(&mut self.framing, framing);
         (before != framing).then_some(framing)
+    }
+
+    /// What the server says of itself, when that has changed.
+    pub fn take_server_settings(&mut self) -> Option<ServerSettings> {
+        let Understanding::Speaks { session, .. } = &self.understanding else {
+            return None;
+        };
+        let settings = session.server_settings();
+        let before = std::mem::replace(&mut self.server_settings, settings);
+        settings.filter(|_| before != settings)
     }
 
     /// Whether it was seen from its first byte on.
@@ -277,9 +289,11 @@ impl Connection {
         self.catch_up(data.direction.opposite(), &data.other_flow, Some(origin));
         self.handle_bytes(data.bytes, data.turn_start, origin);
         for (offset, bytes) in data.further {
+            let position = data.position.saturating_add(offset.into());
+            let added = self.added.between(data, position);
             let origin = Origin {
-                tcp_sequence: tcp_sequence.wrapping_add(offset),
-                position: data.position.saturating_add(offset.into()),
+                tcp_sequence: tcp_sequence.wrapping_add(offset).wrapping_add(added),
+                position,
                 ..origin
             };
             self.handle_bytes(bytes, false, origin);

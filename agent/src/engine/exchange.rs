@@ -28,7 +28,7 @@ use crate::{
     event::{self, ConnectionId, Direction, Endpoints, ProcessId, Unit},
     protocol::{ExchangeNumber, Progress},
     self_metrics::{Counter, SelfMetrics},
-    span::{Details, Kind, attribute, attribute::Value},
+    span::{Details, Kind},
 };
 
 pub(super) use self::hand_off::Followed;
@@ -61,20 +61,6 @@ pub(super) struct Call {
     pub(super) process: ProcessId,
     pub(super) carried: Carried,
     pub(super) end: End,
-}
-
-/// What servers say of a head that is too much for them: RFC 9110, section 15.5.1, and RFC 6585,
-/// section 5.
-const REFUSED_HEAD: [i64; 2] = [400, 431];
-
-/// How a call ended; what was not observed is not held against anyone.
-fn end_of(details: &Details) -> End {
-    let find = |key| attribute::find(&details.attributes, key);
-    match find(attribute::HTTP_RESPONSE_STATUS_CODE) {
-        Some(Value::Int(status)) if REFUSED_HEAD.contains(status) => End::Bad,
-        None if find(attribute::ERROR_TYPE).is_some() => End::Bad,
-        _ => End::Good,
-    }
 }
 
 /// Exchanges whose end is not known, and who works for whom.
@@ -326,7 +312,7 @@ impl Exchanges {
                     self.calls.push_back(Call {
                         process,
                         carried: open.carried,
-                        end: end_of(&details),
+                        end: End::of(&details),
                     });
                 }
                 let finished = Finished {

@@ -26,14 +26,15 @@ use self::{
     watchdog::Watchdog,
 };
 use crate::{
-    connection::{self, Observation, tracker::Framing},
+    connection::{self, Observation, added::Place, tracker::Framing},
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
-        ConnectionId, Data, Direction, Endpoints, EventKind, Minted, ProcessId, Role, Traced, Unit,
-        clock::WallClock, decode,
+        Carrier, ConnectionId, Data, Direction, Endpoints, EventKind, Minted, ProcessId, Role,
+        Traced, Unit, clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
+    protocol::ServerSettings,
     sample::Sampler,
     self_metrics::{Counter, Loss, SelfMetrics},
     span::{Kind, Span},
@@ -107,11 +108,15 @@ pub enum Command {
         process: ProcessId,
         known: u32,
     },
+    /// The server of a connection has said what it takes: fields may be added accordingly. There
+    /// is nothing to answer.
+    NoteServer(ConnectionId, ServerSettings),
 }
 
 pub struct Engine {
     connections: connection::Table,
     exchanges: Exchanges,
+    is_injecting: bool,
     watchdog: Watchdog,
     stitcher: Stitcher<Finished>,
     processes: ProcessTable,
@@ -139,6 +144,7 @@ impl Engine {
         Self {
             connections: connection::Table::new(CONNECTIONS),
             exchanges: Exchanges::new(config.is_injecting),
+            is_injecting: config.is_injecting,
             watchdog: Watchdog::default(),
             stitcher: Stitcher::new(
                 IdGenerator::seeded(config.seed),
@@ -445,6 +451,13 @@ impl Engine {
             Some(Framing::Other) => self.commands.push_back(Command::LeaveFrames(id)),
             None => {}
         }
+        if self.is_injecting
+            && kind == Some(Kind::Client)
+            && let Some(settings) = connection.take_server_settings()
+        {
+            let command = Command::NoteServer(id, settings);
+            self.commands.push_back(command);
+        }
         if data.role == Role::Client {
             self.connections.note_client(id);
         }
@@ -488,7 +501,11 @@ impl Engine {
         if let Some(connection) = self.connections.get(minted.connection)
             && minted.added > 0
         {
-            connection.handle_added(minted.added_at, minted.added);
+            let place = match minted.carrier {
+                Carrier::Header => Place::Before,
+                Carrier::Field => Place::Behind,
+            };
+            connection.handle_added(minted.added_at, minted.added, place);
         }
         self.exchanges.handle_minted(minted);
     }

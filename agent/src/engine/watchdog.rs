@@ -7,7 +7,10 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::event::ProcessId;
+use crate::{
+    event::ProcessId,
+    span::{Details, attribute, attribute::Value},
+};
 
 /// Bad ends before anything is concluded: a few broken connections are everyday.
 const BAD: u32 = 5;
@@ -30,6 +33,47 @@ pub(super) enum End {
     Good,
     /// It broke, or its head was refused.
     Bad,
+}
+
+/// What servers say of a head that is too much for them: RFC 9110, section 15.5.1, and RFC 6585,
+/// section 5.
+const REFUSED_HEAD: [i64; 2] = [400, 431];
+
+/// What gRPC says of it. `INTERNAL` is what programs say of themselves.
+const REFUSED_CALL: &str = "RESOURCE_EXHAUSTED";
+
+/// What servers of HTTP/2 say of frames they cannot make sense of: RFC 9113, section 7.
+const REFUSED_FRAMES: [&str; 5] = [
+    "protocol_error",
+    "internal_error",
+    "frame_size_error",
+    "compression_error",
+    "enhance_your_calm",
+];
+
+/// What a client says when it gives a call up by itself.
+const GIVEN_UP: [&str; 2] = ["cancel", "DEADLINE_EXCEEDED"];
+
+impl End {
+    /// How a call ended; what was not observed is not held against anyone.
+    pub(super) fn of(details: &Details) -> Self {
+        let find = |key| attribute::find(&details.attributes, key);
+        let text = |key| find(key).and_then(Value::as_str);
+        let error = text(attribute::ERROR_TYPE);
+        let is_refused = match find(attribute::HTTP_RESPONSE_STATUS_CODE) {
+            Some(Value::Int(status)) => REFUSED_HEAD.contains(status),
+            _ => match text(attribute::RPC_RESPONSE_STATUS_CODE) {
+                Some(status) => status == REFUSED_CALL,
+                None => error.is_some_and(|error| !GIVEN_UP.contains(&error)),
+            },
+        };
+        let is_broken = error.is_some_and(|error| REFUSED_FRAMES.contains(&error));
+        if is_refused || is_broken {
+            Self::Bad
+        } else {
+            Self::Good
+        }
+    }
 }
 
 /// Whether a call carried a header of ours.
@@ -107,6 +151,7 @@ impl Watchdog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::span::{Attribute, Status};
 
     const PROCESS: ProcessId = ProcessId {
         pid: 7,
@@ -141,6 +186,48 @@ mod tests {
         assert_eq!(given_up(same), None);
         let half = (0..200).map(|n| (Carried::Ours, if n % 2 == 0 { End::Bad } else { End::Good }));
         assert!(given_up(tenth(Carried::Nothing).chain(half)).is_some());
+    }
+
+    /// What servers and programs say of calls for reasons of their own is not held against us; what
+    /// they say of a head or of frames is.
+    #[test]
+    fn only_what_is_said_of_heads_counts() {
+        let end = |attributes: &[(&'static str, &str)]| {
+            let attributes = attributes.iter().map(|(key, text)| Attribute {
+                key: (*key).into(),
+                value: text
+                    .parse()
+                    .map_or_else(|_| Value::String((*text).into()), Value::Int),
+            });
+            End::of(&Details {
+                name: "call".into(),
+                status: Status::Unset,
+                attributes: attributes.collect(),
+            })
+        };
+        let (http, rpc) = (
+            attribute::HTTP_RESPONSE_STATUS_CODE,
+            attribute::RPC_RESPONSE_STATUS_CODE,
+        );
+        let error = attribute::ERROR_TYPE;
+        for good in [
+            &[][..],
+            &[(http, "404"), (error, "404")],
+            &[(rpc, "INTERNAL"), (error, "INTERNAL")],
+            &[(error, "cancel")],
+            &[(error, "DEADLINE_EXCEEDED")],
+        ] {
+            assert_eq!(end(good), End::Good, "{good:?}");
+        }
+        for bad in [
+            &[(http, "400"), (error, "400")][..],
+            &[(http, "431")],
+            &[(http, "200"), (error, "protocol_error")],
+            &[(rpc, "RESOURCE_EXHAUSTED")],
+            &[(error, "connection_reset")],
+        ] {
+            assert_eq!(end(bad), End::Bad, "{bad:?}");
+        }
     }
 
     /// A process is given up once.

@@ -8,6 +8,7 @@ use agent_common::{
         Direction, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Role, SocketAddresses,
     },
     injection::ContextMinted,
+    outgoing_frames::FIELD_BYTES,
     payload::{SocketData, UNKNOWN_DESCRIPTOR, flags},
     process::{self, ExecutionUnit, GoCall, ProcessExec, ProcessExit, ProcessFork, ProcessListen},
     record::{RecordHeader, RecordKind},
@@ -17,8 +18,8 @@ use thiserror::Error;
 use zerocopy::FromBytes;
 
 use super::{
-    Carried, ConnectionId, Data, Endpoints, Event, EventKind, Exec, HandOff, Minted, Pieces,
-    PlaintextOpened, ProcessId, Task, TaskIds, Unit,
+    Carried, Carrier, ConnectionId, Data, Endpoints, Event, EventKind, Exec, HandOff, Minted,
+    Pieces, PlaintextOpened, ProcessId, Task, TaskIds, Unit,
 };
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -272,6 +273,11 @@ fn minted(bytes: &[u8]) -> Result<EventKind<'_>, DecodeError> {
         span_id: record.span_id.to_ne_bytes(),
         added_at: record.added_at,
         added: record.added,
+        carrier: if record.added == FIELD_BYTES {
+            Carrier::Field
+        } else {
+            Carrier::Header
+        },
     }))
 }
 

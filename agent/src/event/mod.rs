@@ -208,6 +208,16 @@ pub struct Minted {
     pub added_at: u64,
     /// Bytes of that header.
     pub added: u32,
+    pub carrier: Carrier,
+}
+
+/// What was put into a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A header of HTTP/1, before the empty line of a head.
+    Header,
+    /// A field of HTTP/2, behind a block.
+    Field,
 }
 
 /// A context that left with a TCP option on a client's connection, or came with one on a server's.
@@ -274,7 +284,7 @@ pub struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     /// All of `rest` must be pieces of a call of this length.
-    pub(super) fn new(rest: &'a [u8], original_length: u32) -> Result<Self, DecodeError> {
+    pub(crate) fn new(rest: &'a [u8], original_length: u32) -> Result<Self, DecodeError> {
         let all = Self { rest };
         let (mut left, mut end) = (rest.len(), 0);
         for (offset, bytes) in all {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use agent_common::outgoing_frames::{PeerSettings, UNLIMITED};
+
 use crate::{
     event::{ConnectionId, ProcessId},
     kernel::injection::{Carriers, Injection, Mode, WaitingBytes},
@@ -9,6 +11,7 @@ use crate::{
         Facts,
         injectable::{self, Verdict},
     },
+    protocol::ServerSettings,
 };
 
 pub(super) struct Injecting {
@@ -29,7 +32,7 @@ impl Injecting {
             if let Some(waiting_bytes) = injection.waiting_bytes() {
                 tracing::info!(
                     ?waiting_bytes,
-                    "headers are injected into HTTP/1 requests in plain text"
+                    "headers are injected into requests of HTTP/1 and HTTP/2 in plain text"
                 );
             }
             if injection.carriers().option {
@@ -105,6 +108,17 @@ impl Injecting {
         );
         if !executable.as_os_str().is_empty() {
             self.stopped.insert(executable);
+        }
+    }
+
+    /// A server of HTTP/2 has said what it takes.
+    pub(super) fn note_server(&mut self, connection: ConnectionId, settings: ServerSettings) {
+        if let Some(injection) = &mut self.injection {
+            let settings = PeerSettings {
+                seen: settings.seen,
+                list_limit: settings.list_limit.unwrap_or(UNLIMITED),
+            };
+            injection.set_peer(connection.0, settings);
         }
     }
 

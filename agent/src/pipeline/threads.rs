@@ -374,6 +374,7 @@ impl Shell {
                     process,
                     known,
                 } => self.count_streams(connection, process, known),
+                Command::NoteServer(id, settings) => self.injecting.note_server(id, settings),
                 Command::NoteTls(id) => self.targets.note_tls(id, boottime_ns()),
                 Command::Follow(id) => {
                     if self.following.follow(id) {

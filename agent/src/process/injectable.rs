@@ -21,8 +21,8 @@ pub enum Verdict {
 
 /// Programs whose sources do not ask for waiting bytes on the sockets of their HTTP clients, by
 /// name of the executable without its version: `CPython` reads until it has what it wants, libuv
-/// (Node) and nginx read until `EAGAIN`, and so do curl, wget and ab.
-const UNASKING: [&str; 11] = [
+/// (Node) and nginx read until `EAGAIN`, and so do curl, wget, ab and the clients of nghttp2.
+const UNASKING: [&str; 13] = [
     "python",
     "pypy",
     "node",
@@ -33,6 +33,8 @@ const UNASKING: [&str; 11] = [
     "curl",
     "wget",
     "ab",
+    "h2load",
+    "nghttp",
     "uwsgi",
 ];
 

@@ -193,6 +193,21 @@ pub trait Session: Send {
     fn may_lack_fields(&self) -> bool {
         false
     }
+
+    /// What the server says of itself, where every word of it was seen.
+    fn server_settings(&self) -> Option<ServerSettings> {
+        None
+    }
+}
+
+/// What a server of HTTP/2 has said that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Frames of settings so far.
+    pub seen: u32,
+    /// What a list of fields may count at most, the least of what was said; `None` when nothing
+    /// was.
+    pub list_limit: Option<u32>,
 }
 
 /// What is spoken after an upgrade.

@@ -14,8 +14,8 @@ use super::hpack::{Decoder, Join};
 use super::stream::Stream;
 use super::walker::{Begin, Chunk, Event, Gap, Start, Walker};
 use crate::protocol::{
-    Awaited, Endpoint, ExchangeNumber, Flow, Input, Progress, Session, Shortfall, Standing,
-    semantics::Ends,
+    Awaited, Endpoint, ExchangeNumber, Flow, Input, Progress, ServerSettings, Session, Shortfall,
+    Standing, semantics::Ends,
 };
 
 /// Streams are looked over this often, by the time of what is handled.
@@ -47,6 +47,8 @@ pub(super) struct Http2 {
     progress: VecDeque<Progress>,
     standing: Standing,
     shortfall: Shortfall,
+    /// `None` when a word of it may have been missed.
+    server_settings: Option<ServerSettings>,
     /// Not all of it was seen from the beginning on: counted once.
     is_late: bool,
     swept_ns: u64,
@@ -167,6 +169,10 @@ impl Session for Http2 {
         self.standing == Standing::Going
             && (self.requests.hpack.lacks_entries() || self.responses.hpack.lacks_entries())
     }
+
+    fn server_settings(&self) -> Option<ServerSettings> {
+        self.server_settings.filter(|settings| settings.seen > 0)
+    }
 }
 
 impl Http2 {
@@ -193,6 +199,10 @@ impl Http2 {
                 exchanges: 0,
                 late_joins: is_late.into(),
             },
+            server_settings: (!is_late).then_some(ServerSettings {
+                seen: 0,
+                list_limit: None,
+            }),
             is_late,
             swept_ns: 0,
         }

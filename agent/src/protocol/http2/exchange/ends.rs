@@ -113,6 +113,9 @@ impl Http2 {
         half.current = None;
         half.hpack.restart();
         half.has_hole = true;
+        if flow == Flow::Response {
+            self.server_settings = None;
+        }
         let bounded = self.half_mut(flow.opposite());
         bounded.walker.allow_all();
         bounded.hpack.allow(u32::MAX);

@@ -4,12 +4,13 @@ use super::super::HEAD_LIMIT;
 use super::super::frame::{FrameHeader, FrameKind, flags};
 use super::super::walker::Start;
 use super::{Block, Current, Http2, Padding};
-use crate::protocol::Flow;
 use crate::protocol::reader::{Reader, split};
+use crate::protocol::{Flow, ServerSettings};
 
 /// RFC 9113, section 6.5.2.
 const HEADER_TABLE_SIZE: u16 = 1;
 const MAX_FRAME_SIZE: u16 = 5;
+const MAX_HEADER_LIST_SIZE: u16 = 6;
 
 impl Http2 {
     pub(super) fn frame(&mut self, flow: Flow, header: FrameHeader, start: Start, time_ns: u64) {
@@ -161,15 +162,30 @@ impl Http2 {
             bounded.walker.allow_all();
             bounded.hpack.allow(u32::MAX);
         }
+        let mut list_limit = None;
         let mut reader = Reader::new(payload);
         while let &[high, low, a, b, c, d] = reader.take(6) {
             let value = u32::from_be_bytes([a, b, c, d]);
             match u16::from_be_bytes([high, low]) {
                 HEADER_TABLE_SIZE => bounded.hpack.allow(value),
                 MAX_FRAME_SIZE => bounded.walker.allow(value),
+                MAX_HEADER_LIST_SIZE => list_limit = Some(value),
                 _ => {}
             }
         }
+        if flow == Flow::Request {
+            return;
+        }
+        self.server_settings = self
+            .server_settings
+            .filter(|_| !current.is_cut)
+            .map(|before| ServerSettings {
+                seen: before.seen.saturating_add(1),
+                list_limit: match (before.list_limit, list_limit) {
+                    (Some(before), Some(now)) => Some(before.min(now)),
+                    (before, now) => before.or(now),
+                },
+            });
     }
 
     /// A piece of a head (sections 6.2, 6.6 and 6.10).

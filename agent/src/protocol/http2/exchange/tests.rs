@@ -402,3 +402,24 @@ fn a_request_whose_end_was_missed_is_not_waited_for() {
     assert_eq!(text(details, attribute::HTTP_REQUEST_BODY_SIZE), None);
     assert_eq!(text(details, attribute::UNOBSERVED), None);
 }
+
+/// What the server takes is known while every word of it was seen: the least that it said, and how
+/// often it spoke.
+#[test]
+fn what_the_server_takes_is_known_or_unknown() {
+    let mut harness = Harness::new(Kind::Client);
+    let said = |harness: &Harness| harness.session.server_settings();
+    let settings = |seen, list_limit| Some(ServerSettings { seen, list_limit });
+    assert_eq!(said(&harness), settings(1, None));
+    let limit = |bytes: u16| [&[0, 3, 0, 0, 0, 9, 0, 6, 0, 0][..], &bytes.to_be_bytes()].concat();
+    // What the client says of itself, and what it confirms, says nothing of the server.
+    harness.frame(Flow::Request, 4, 0, 0, &limit(10));
+    harness.frame(Flow::Response, 4, 1, 0, b"");
+    assert_eq!(said(&harness), settings(1, None));
+    harness.frame(Flow::Response, 4, 0, 0, &limit(9_000));
+    harness.frame(Flow::Response, 4, 0, 0, &limit(10_000));
+    assert_eq!(said(&harness), settings(3, Some(9_000)));
+    harness.skip(Flow::Response, 100, 2);
+    assert_eq!(said(&harness), None);
+    assert_eq!(said(&Harness::at(Kind::Client, false)), None);
+}
