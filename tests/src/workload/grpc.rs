@@ -1,10 +1,12 @@
 //! `workloads/grpc`: one service and its client in four implementations.
 
 use std::{
+    collections::BTreeMap,
     env,
     fs::{self, File},
     path::PathBuf,
     process::Command,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -13,6 +15,7 @@ use crate::{
     go, node,
     process::{Process, crate_file, output, target_directory},
     python,
+    temp::TempDir,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +116,12 @@ impl Store {
         self.port
     }
 
+    /// The values of `traceparent` that the calls so far carried, by method. Once.
+    pub fn seen(&mut self) -> BTreeMap<String, Vec<String>> {
+        self.process.write_line("");
+        serde_json::from_value(self.process.json_line(1)).expect("lists of values by method")
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -165,10 +174,23 @@ impl Call {
     }
 }
 
+/// Far longer than 100,000 calls take.
+const CALLS: Duration = Duration::from_mins(30);
+
+/// What calls carry of themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sends {
+    /// No `traceparent`.
+    Nothing,
+    Own,
+}
+
 /// A client that waits to be told.
 #[derive(Debug)]
 pub struct Caller {
     process: Process,
+    /// Of a program under another name.
+    _directory: Option<TempDir>,
 }
 
 impl Caller {
@@ -196,13 +218,43 @@ impl Caller {
         )
     }
 
+    /// One that headers are injected for on every kernel.
+    ///
+    /// Kernels that deny waiting bytes want to know a program by its name, and a program made with
+    /// tonic has any. So it gets that of another client that does not ask either.
+    pub fn injectable(implementation: Implementation, numbers: [usize; 3], sends: Sends) -> Self {
+        let directory = TempDir::new("caller");
+        let mut command = match implementation {
+            Implementation::Rust => {
+                let copy = directory.join("nghttp");
+                fs::copy(example("grpc_store"), &copy).expect("a program is a file");
+                Command::new(copy)
+            }
+            other => other.command(),
+        };
+        if sends == Sends::Own {
+            command.env("SEND_OWN", "1");
+        }
+        Self {
+            _directory: Some(directory),
+            ..Self::start_command("grpc-caller", command, "caller", &numbers)
+        }
+    }
+
     fn start_with(implementation: Implementation, service: &str, numbers: &[usize]) -> Self {
-        let mut command = implementation.command();
+        let command = implementation.command();
+        Self::start_command(implementation.name(), command, service, numbers)
+    }
+
+    fn start_command(name: &str, mut command: Command, service: &str, numbers: &[usize]) -> Self {
         command.arg("call").env("OTEL_SERVICE_NAME", service);
         command.args(numbers.iter().map(ToString::to_string));
-        let mut process = Process::spawn(implementation.name(), &mut command);
+        let mut process = Process::spawn(name, &mut command);
         process.json_line(0);
-        Self { process }
+        Self {
+            process,
+            _directory: None,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -227,7 +279,7 @@ impl Caller {
 
     /// Waits for its last call.
     pub fn finish(mut self) -> Vec<Call> {
-        let status = self.process.wait();
+        let status = self.process.wait_within(CALLS).expect("its calls end");
         assert!(status.success(), "{status}: {}", self.process.stderr());
         let lines = self.process.lines().into_iter().skip(1);
         lines

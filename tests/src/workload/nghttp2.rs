@@ -99,6 +99,11 @@ impl H2load {
         command
     }
 
+    /// As [`Self::command`], of one that waits for a line with the URL.
+    pub fn waiting(&self, load: Load) -> Command {
+        self.command("--input-file=-", load)
+    }
+
     /// Requests that were answered with 2xx.
     pub fn run(&self, url: &str, load: Load) -> u64 {
         answered(&crate::process::output(&mut self.command(url, load)))

@@ -6,6 +6,8 @@ const KINDS = ['Unary', 'Collect', 'Watch', 'Chat', 'Missing', 'Broken', 'Slow',
 const NUMBERS = 4000;
 const LARGE = 20000;
 const DEADLINE_MS = 50;
+const OWN = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+const seen = {};
 const bytes = (value) => value;
 const NAMES = Object.fromEntries(Object.entries(grpc.status).map(([name, code]) => [code, name]));
 const now = () => String(BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n);
@@ -48,16 +50,22 @@ function startServer() {
     const kind = KINDS[number % KINDS.length];
     const method = `${kind}${number}`;
     definitions[method] = definition(method, true, true);
-    handlers[method] = (call) => serve(kind, call);
+    handlers[method] = (call) => {
+      (seen[`shop.Store/${method}`] ??= []).push(...call.metadata.get('traceparent'));
+      serve(kind, call);
+    };
   }
   server.addService(definitions, handlers);
   server.bindAsync('127.0.0.1:0', grpc.ServerCredentials.createInsecure(), (error, port) => {
     if (error) throw error;
     console.log(JSON.stringify({port, pid: process.pid}));
+    process.stdin.once('data', () => console.log(JSON.stringify(seen)));
   });
 }
 
-function ask(client, number) {
+function ask(client, number, own) {
+  const metadata = new grpc.Metadata();
+  if (own) metadata.set('traceparent', OWN);
   const kind = KINDS[number % KINDS.length];
   const path = `/shop.Store/${kind}${number}`;
   const result = {method: path.slice(1), sent: 1, received: 0, start_ns: now()};
@@ -68,7 +76,7 @@ function ask(client, number) {
       done(error ? error.code : grpc.status.OK);
     };
     if (kind === 'Unary' || kind === 'Missing') {
-      client.makeUnaryRequest(path, bytes, bytes, Buffer.from('hello'), unary);
+      client.makeUnaryRequest(path, bytes, bytes, Buffer.from('hello'), metadata, unary);
       return;
     }
     const send = (stream) => {
@@ -77,13 +85,14 @@ function ask(client, number) {
       stream.end();
     };
     if (kind === 'Collect') {
-      send(client.makeClientStreamRequest(path, bytes, bytes, unary));
+      send(client.makeClientStreamRequest(path, bytes, bytes, metadata, unary));
       return;
     }
     const options = kind === 'Slow' ? {deadline: Date.now() + DEADLINE_MS} : {};
+    const hello = Buffer.from('hello');
     const stream = kind === 'Chat'
-      ? client.makeBidiStreamRequest(path, bytes, bytes)
-      : client.makeServerStreamRequest(path, bytes, bytes, Buffer.from('hello'), options);
+      ? client.makeBidiStreamRequest(path, bytes, bytes, metadata)
+      : client.makeServerStreamRequest(path, bytes, bytes, hello, metadata, options);
     stream.on('data', () => {
       result.received += 1;
       if (kind === 'Gone') stream.cancel();
@@ -94,18 +103,18 @@ function ask(client, number) {
   });
 }
 
-async function startClient(port, count, parallel) {
+async function startClient(port, count, parallel, own) {
   console.log(JSON.stringify({pid: process.pid}));
   await new Promise((resolve) => process.stdin.once('data', resolve));
   process.stdin.destroy();
   const client = new grpc.Client(`127.0.0.1:${port}`, grpc.credentials.createInsecure());
   let next = 0;
   const worker = async () => {
-    while (next < count) console.log(JSON.stringify(await ask(client, next++)));
+    while (next < count) console.log(JSON.stringify(await ask(client, next++, own)));
   };
   await Promise.all(Array.from({length: parallel}, worker));
   client.close();
 }
 
 if (process.argv[2] === 'serve') startServer();
-else startClient(...process.argv.slice(3).map(Number));
+else startClient(...process.argv.slice(3, 6).map(Number), Boolean(process.env.SEND_OWN));

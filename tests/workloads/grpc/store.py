@@ -14,6 +14,8 @@ KINDS = ["Unary", "Collect", "Watch", "Chat", "Missing", "Broken", "Slow", "Gone
 UP = {"Collect": 3, "Chat": 3}
 LARGE = 20_000
 DEADLINE_S = 0.05
+OWN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+METADATA = [("traceparent", OWN)] if os.environ.get("SEND_OWN") else None
 
 
 def kind_of(method):
@@ -24,7 +26,12 @@ class Store(grpc.GenericRpcHandler):
     """Any method of the service: all are streams in both directions, which on the wire are what
     their messages make them."""
 
+    def __init__(self):
+        self.seen = {}
+
     def service(self, details):
+        found = [value for name, value in details.invocation_metadata if name == "traceparent"]
+        self.seen.setdefault(details.method[1:], []).extend(found)
         return grpc.stream_stream_rpc_method_handler(
             lambda requests, context: serve(kind_of(details.method), requests, context))
 
@@ -65,19 +72,20 @@ def call(channel, number, methods):
     start_ns = time.time_ns()
     received = 0
     if kind in ("Unary", "Missing"):
-        future = channel.unary_unary(method).future(b"hello")
+        future = channel.unary_unary(method).future(b"hello", metadata=METADATA)
         status = future.code()
         received = int(status == grpc.StatusCode.OK)
     elif kind == "Collect":
         requests = iter([b"one", b"two", b"three"])
-        status = channel.stream_unary(method).future(requests).code()
+        status = channel.stream_unary(method).future(requests, metadata=METADATA).code()
         received = int(status == grpc.StatusCode.OK)
     elif kind == "Chat":
-        responses = channel.stream_stream(method)(iter([b"one", b"two", b"three"]))
+        requests = iter([b"one", b"two", b"three"])
+        responses = channel.stream_stream(method)(requests, metadata=METADATA)
         received = sum(1 for _ in responses)
         status = responses.code()
     else:
-        responses = channel.unary_stream(method)(b"hello", timeout=deadline)
+        responses = channel.unary_stream(method)(b"hello", timeout=deadline, metadata=METADATA)
         try:
             for received in itertools.count(1):
                 next(responses)
@@ -93,10 +101,13 @@ def call(channel, number, methods):
 def main():
     if sys.argv[1] == "serve":
         server = grpc.server(futures.ThreadPoolExecutor(max_workers=80))
-        server.add_generic_rpc_handlers([Store()])
+        store = Store()
+        server.add_generic_rpc_handlers([store])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
+        sys.stdin.readline()
+        print(json.dumps(store.seen), flush=True)
         server.wait_for_termination()
     else:
         port, count, parallel, *rounds = map(int, sys.argv[2:])

@@ -5,13 +5,14 @@
 mod plain;
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     env,
     io::BufRead as _,
     net::Ipv4Addr,
     process,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -31,7 +32,9 @@ use tonic::{
         http::{self, uri::PathAndQuery},
         tokio_stream::{self, StreamExt as _, wrappers::ReceiverStream},
     },
+    metadata::{Ascii, MetadataValue},
     server::Grpc as Server,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
@@ -41,6 +44,11 @@ const KINDS: [&str; 8] = [
 const LARGE: usize = 20_000;
 const DEADLINE: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(10);
+
+const OWN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// What calls carried, by method.
+static SEEN: Mutex<BTreeMap<String, Vec<String>>> = Mutex::new(BTreeMap::new());
 
 type Answers = ReceiverStream<Result<Bytes, Status>>;
 
@@ -109,6 +117,13 @@ async fn answer(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<tonic::body::Body>, Infallible> {
     let path = request.uri().path();
+    let carried = request.headers().get_all("traceparent").iter();
+    let carried = carried.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    SEEN.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry(path.trim_start_matches('/').to_owned())
+        .or_default()
+        .extend(carried);
     let method = path.rsplit('/').next().unwrap_or_default();
     let kind = method.trim_end_matches(|letter: char| letter.is_ascii_digit());
     let method = Method(kind.to_owned());
@@ -118,6 +133,13 @@ async fn answer(
 async fn start_server() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     say(&json!({"port": listener.local_addr()?.port(), "pid": process::id()}));
+    std::thread::spawn(|| {
+        let read = std::io::stdin().lock().read_line(&mut String::new());
+        let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.is_ok() {
+            say(&json!(*seen));
+        }
+    });
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -135,7 +157,19 @@ struct Made {
     status: Code,
 }
 
-async fn call(channel: Channel, kind: &str, path: PathAndQuery) -> Result<Made, Status> {
+async fn call(
+    channel: Channel,
+    kind: &str,
+    path: PathAndQuery,
+    own: Option<MetadataValue<Ascii>>,
+) -> Result<Made, Status> {
+    // As an interceptor of a tracing library does it.
+    let channel = InterceptedService::new(channel, move |mut request: Request<()>| {
+        if let Some(own) = &own {
+            request.metadata_mut().insert("traceparent", own.clone());
+        }
+        Ok(request)
+    });
     let mut client = Client::new(channel);
     let unready = |error| Status::unavailable(format!("{error}"));
     client.ready().await.map_err(unready)?;
@@ -180,7 +214,12 @@ async fn call(channel: Channel, kind: &str, path: PathAndQuery) -> Result<Made, 
     Ok(made)
 }
 
-async fn worker(channel: Channel, count: usize, next: Arc<AtomicUsize>) -> Result<()> {
+async fn worker(
+    channel: Channel,
+    count: usize,
+    next: Arc<AtomicUsize>,
+    own: Option<MetadataValue<Ascii>>,
+) -> Result<()> {
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         if number >= count {
@@ -189,7 +228,8 @@ async fn worker(channel: Channel, count: usize, next: Arc<AtomicUsize>) -> Resul
         let kind = KINDS.get(number % KINDS.len()).copied().unwrap_or_default();
         let method = format!("shop.Store/{kind}{number}");
         let start_ns = now_ns()?;
-        let made = call(channel.clone(), kind, format!("/{method}").parse()?).await;
+        let path = format!("/{method}").parse()?;
+        let made = call(channel.clone(), kind, path, own.clone()).await;
         let made = made.unwrap_or_else(|status| Made {
             received: 0,
             status: status.code(),
@@ -229,7 +269,12 @@ fn say(line: &Value) {
     println!("{line}");
 }
 
-async fn start_client(port: u16, count: usize, parallel: usize) -> Result<()> {
+async fn start_client(
+    port: u16,
+    count: usize,
+    parallel: usize,
+    own: Option<MetadataValue<Ascii>>,
+) -> Result<()> {
     say(&json!({"pid": process::id()}));
     std::io::stdin().lock().read_line(&mut String::new())?;
     let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?
@@ -237,7 +282,10 @@ async fn start_client(port: u16, count: usize, parallel: usize) -> Result<()> {
         .await?;
     let next = Arc::new(AtomicUsize::new(0));
     let workers: Vec<_> = (0..parallel)
-        .map(|_| tokio::spawn(worker(channel.clone(), count, Arc::clone(&next))))
+        .map(|_| {
+            let next = Arc::clone(&next);
+            tokio::spawn(worker(channel.clone(), count, next, own.clone()))
+        })
         .collect();
     for worker in workers {
         worker.await??;
@@ -251,7 +299,8 @@ async fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve"] => start_server().await,
         ["call", port, count, parallel] => {
-            start_client(port.parse()?, count.parse()?, parallel.parse()?).await
+            let own = env::var_os("SEND_OWN").map(|_| MetadataValue::from_static(OWN));
+            start_client(port.parse()?, count.parse()?, parallel.parse()?, own).await
         }
         _ => bail!("usage: serve | call PORT COUNT PARALLEL"),
     }

@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -30,6 +31,13 @@ var names = []string{"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE
 const (
 	large    = 20_000
 	deadline = 50 * time.Millisecond
+	own      = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+)
+
+// What calls carried, by method.
+var (
+	seen   = map[string][]string{}
+	seeing sync.Mutex
 )
 
 // plain passes bytes on as they are.
@@ -51,6 +59,13 @@ func message(text string) *[]byte {
 func serve(_ interface{}, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	kind := strings.TrimRight(method[strings.LastIndex(method, "/")+1:], "0123456789")
+	carried, _ := metadata.FromIncomingContext(stream.Context())
+	seeing.Lock()
+	if seen[method[1:]] == nil {
+		seen[method[1:]] = []string{}
+	}
+	seen[method[1:]] = append(seen[method[1:]], carried.Get("traceparent")...)
+	seeing.Unlock()
 	for {
 		var received []byte
 		err := stream.RecvMsg(&received)
@@ -112,7 +127,11 @@ func call(connection *grpc.ClientConn, number, methods int) result {
 	kind := kinds[number%len(kinds)]
 	method := fmt.Sprintf("/shop.Store/%s%d", kind, number%methods)
 	made := result{Method: method[1:], Sent: 1, StartNs: time.Now().UnixNano()}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx := context.Background()
+	if os.Getenv("SEND_OWN") != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", own)
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if kind == "Slow" {
 		ctx, cancel = context.WithTimeout(ctx, deadline)
@@ -173,6 +192,12 @@ func startServer() error {
 	}
 	server := grpc.NewServer(grpc.CustomCodec(plain{}), grpc.UnknownServiceHandler(serve))
 	fmt.Printf("{\"port\": %d, \"pid\": %d}\n", listener.Addr().(*net.TCPAddr).Port, os.Getpid())
+	go func() {
+		bufio.NewReader(os.Stdin).ReadString('\n')
+		seeing.Lock()
+		json.NewEncoder(os.Stdout).Encode(seen)
+		seeing.Unlock()
+	}()
 	return server.Serve(listener)
 }
 
