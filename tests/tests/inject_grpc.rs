@@ -122,8 +122,10 @@ fn assert_spans_left(spans: &[Span], seen: &BTreeMap<String, Vec<String>>, exit:
         let expected = format!("00-{}-{}-01", span.trace_id, span.span_id);
         assert_eq!(*value, expected, "{span:#?}");
     }
+    // Behind a hole in what was captured, a path that is said by its index is not known.
+    let unnamed = (spans.len() - by_method.len()) as u64;
     let lost = exit.ledger().loss("exchange_unparsed");
-    assert!(missing <= lost, "{missing} {:?}", exit.ledger());
+    assert!(missing <= lost + unnamed, "{missing} {:?}", exit.ledger());
 }
 
 /// Programs that send a `traceparent` by themselves: the server sees theirs and no other.
@@ -210,7 +212,7 @@ fn many_streams_at_once_get_one_field_each() {
         requests: 2_000,
         connections: 4,
         streams: 100,
-        rate: 1_000,
+        rate: Some(1_000),
     };
     let h2load = H2load::new();
     let (server, url) = Strict::start();
