@@ -10,6 +10,7 @@ mod carried;
 mod closing;
 mod exchange;
 mod facts;
+mod meeting;
 mod plaintext;
 pub mod replay;
 mod spans;
@@ -30,8 +31,8 @@ use crate::{
     context::{Evidence, IdGenerator, Stitcher, lineage::Discipline},
     enrich::{Enricher, Host},
     event::{
-        Carrier, ConnectionId, Data, Direction, Endpoints, EventKind, Minted, ProcessId, Role,
-        Traced, Unit, clock::WallClock, decode,
+        Carrier, ConnectionId, Data, Direction, EventKind, Minted, ProcessId, Role, Traced, Unit,
+        clock::WallClock, decode,
     },
     process::{Facts, Process, Runtime, pool, table::ProcessTable},
     protocol::ServerSettings,
@@ -491,11 +492,6 @@ impl Engine {
         self.connections.update_ask(id, now_ns);
     }
 
-    fn meet_connection(&mut self, process: ProcessId) {
-        self.metrics.add(Counter::ConnectionsSeen, 1);
-        self.meet_process(process);
-    }
-
     /// The kernel side made ids for a request, which may be known already or comes next.
     fn handle_minted(&mut self, minted: &Minted) {
         if let Some(connection) = self.connections.get(minted.connection)
@@ -568,36 +564,6 @@ impl Engine {
 
     fn is_nginx(&self, process: ProcessId) -> bool {
         self.processes.runtime(process) == Runtime::Nginx
-    }
-
-    /// Says of a new connection whether its other end is to be waited for. A client's connection is
-    /// established, and that is recorded, before its server reads from it; unless it is older than
-    /// the agent, or records were lost.
-    fn meet_other_end(
-        &mut self,
-        id: ConnectionId,
-        role: Role,
-        is_complete: bool,
-        endpoints: Endpoints,
-    ) {
-        if role != Role::Server || !is_complete || self.lost_ns.is_some() {
-            return;
-        }
-        let other_end = self.connections.other_end(endpoints);
-        if let Some(connection) = self.connections.get(id) {
-            connection.other_end = other_end;
-        }
-    }
-
-    /// A process whose first connection was seen, maybe before anything else of it.
-    fn meet_process(&mut self, process: ProcessId) {
-        if self.processes.facts(process).is_none() {
-            self.processes.handle_found(Process {
-                id: process,
-                facts: Facts::default(),
-            });
-            self.commands.push_front(Command::ReadProcess(process));
-        }
     }
 }
 
