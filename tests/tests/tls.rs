@@ -38,6 +38,8 @@ fn said(span: &Span) -> BTreeMap<String, String> {
         .map(|(key, value)| (key.clone(), value.to_string()))
         .collect();
     said.remove("url.full");
+    // A time, and how an answer is cut into pieces.
+    said.remove("ebpf_agent.time_to_first_byte");
     let own = [
         ("name", &span.name),
         ("kind", &span.kind),
