@@ -94,6 +94,13 @@ impl Process {
         complete.lines().map(str::to_owned).collect()
     }
 
+    /// The port that it listens on or comes from, as the first line of its standard output says.
+    pub fn announced_port(&mut self) -> u16 {
+        let port = self.json_line(0)["port"].as_u64();
+        port.and_then(|port| u16::try_from(port).ok())
+            .unwrap_or_else(|| panic!("{} names no port", self.name))
+    }
+
     /// Waits for line `number` (from 0) of the standard output, and reads it as JSON.
     pub fn json_line(&mut self, number: usize) -> Value {
         let what = format!("line {number} of {}", self.name);

@@ -100,12 +100,10 @@ impl Steps {
             .args(["steps", url])
             .env("OTEL_SERVICE_NAME", service);
         let mut process = Process::spawn("client", &mut command);
-        let port = process.json_line(0)["port"]
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok());
+        let port = process.announced_port();
         Self {
             process,
-            port: port.expect("the client names its port"),
+            port,
             asked: 0,
         }
     }
@@ -179,10 +177,8 @@ pub fn connect_proxy(service: &str) -> (Process, u16) {
     let mut command = script("workloads/connect_proxy.py");
     command.env("OTEL_SERVICE_NAME", service);
     let mut process = Process::spawn("proxy", &mut command);
-    let port = process.json_line(0)["port"]
-        .as_u64()
-        .and_then(|port| u16::try_from(port).ok());
-    (process, port.expect("the proxy names its port"))
+    let port = process.announced_port();
+    (process, port)
 }
 
 fn script(name: &str) -> Command {

@@ -26,12 +26,8 @@ impl ConnectServer {
     /// `version` of HTTP: `1.1` or `2`.
     pub fn start(service: &str, version: &str) -> Self {
         let mut process = Process::spawn("connect", command(service).args(["serve", version]));
-        let port = process.json_line(0)["port"].as_u64();
-        let port = port.and_then(|port| port.try_into().ok());
-        Self {
-            port: port.expect("the server names its port"),
-            process,
-        }
+        let port = process.announced_port();
+        Self { process, port }
     }
 
     pub fn port(&self) -> u16 {

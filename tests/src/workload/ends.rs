@@ -21,12 +21,8 @@ pub struct EndsServer {
 impl EndsServer {
     pub fn start(service: &str) -> Self {
         let mut process = Process::spawn("ends", command(service).arg("serve"));
-        let port = process.json_line(0)["port"].as_u64();
-        let port = port.and_then(|port| port.try_into().ok());
-        Self {
-            port: port.expect("the server names its port"),
-            process,
-        }
+        let port = process.announced_port();
+        Self { process, port }
     }
 
     pub fn port(&self) -> u16 {

@@ -104,12 +104,8 @@ impl Store {
         let mut command = implementation.command();
         command.arg("serve").env("OTEL_SERVICE_NAME", service);
         let mut process = Process::spawn(implementation.name(), &mut command);
-        let port = process.json_line(0)["port"].as_u64();
-        let port = port.and_then(|port| port.try_into().ok());
-        Self {
-            process,
-            port: port.expect("the server names its port"),
-        }
+        let port = process.announced_port();
+        Self { process, port }
     }
 
     pub fn port(&self) -> u16 {

@@ -22,9 +22,8 @@ pub fn start(mut command: Command, service: &str, arguments: &[&str]) -> (Proces
         .args(arguments)
         .env("OTEL_SERVICE_NAME", service);
     let mut process = Process::spawn(service, &mut command);
-    let port = process.json_line(0)["port"].as_u64();
-    let port = port.and_then(|port| u16::try_from(port).ok());
-    (process, port.expect("the service names its port"))
+    let port = process.announced_port();
+    (process, port)
 }
 
 /// The same, answering over TLS.

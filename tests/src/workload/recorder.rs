@@ -67,12 +67,10 @@ impl Recorder {
             .arg(crate_file("workloads/recorder.py"))
             .arg(address);
         let mut process = Process::spawn("recorder", &mut command);
-        let port = process.json_line(0)["port"].as_u64();
+        let port = process.announced_port();
         Self {
             process,
-            port: port
-                .and_then(|port| u16::try_from(port).ok())
-                .expect("the recorder names its port"),
+            port,
             asked: 0,
         }
     }

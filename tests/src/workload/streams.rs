@@ -57,12 +57,8 @@ pub struct StreamServer {
 impl StreamServer {
     pub fn start(library: Library, service: &str) -> Self {
         let mut process = Process::spawn(library.name(), &mut library.command("serve", service));
-        let port = process.json_line(0)["port"].as_u64();
-        let port = port.and_then(|port| port.try_into().ok());
-        Self {
-            port: port.expect("the server names its port"),
-            process,
-        }
+        let port = process.announced_port();
+        Self { process, port }
     }
 
     pub fn port(&self) -> u16 {

@@ -185,7 +185,6 @@ pub fn asyncio_server(pki: &Pki, backend: Option<u16>) -> (Process, u16) {
     }
     command.env("OTEL_SERVICE_NAME", "asyncio");
     let mut process = Process::spawn("asyncio", &mut command);
-    let port = process.json_line(0)["port"].as_u64();
-    let port = port.and_then(|port| u16::try_from(port).ok());
-    (process, port.expect("the server names its port"))
+    let port = process.announced_port();
+    (process, port)
 }
