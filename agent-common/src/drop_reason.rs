@@ -50,6 +50,9 @@ drop_reasons! {
     /// The return half of an entry and return pair did not run, because too many calls were
     /// waiting at once; the call is not traced.
     ReturnMissing = "return_missing",
+    /// The kernel left a hook out, because it had interrupted the same one on that processor; the
+    /// call is not traced.
+    HookSkipped = "hook_skipped",
     /// One call moved more frames of HTTP/2 than are looked at; the rest is counted, not captured.
     FramesBeyondLimit = "frames_beyond_limit",
     /// No frame of HTTP/2 began where one should; calls are looked at anew.

@@ -134,7 +134,8 @@ fn budget(state: &ConnectionState, direction: Direction, turn_start: bool) -> u3
     if call < left { call } else { left }
 }
 
-/// Counts the call's bytes.
+/// Counts the call's bytes. User space may read the state meanwhile, from its beginning on, and
+/// goes by the time: so that is written first, and who reads the new position reads no older time.
 #[inline(always)]
 pub(crate) fn advance(
     state: &mut ConnectionState,
@@ -147,7 +148,11 @@ pub(crate) fn advance(
         Direction::Inbound => &mut state.inbound,
         Direction::Outbound => &mut state.outbound,
     };
-    flow.position += u64::from(moved);
-    flow.last_ns = at_ns;
-    flow.tail = tail;
+    let position = flow.position + u64::from(moved);
+    // SAFETY: fields of the map's value, borrowed for this function.
+    unsafe {
+        core::ptr::write_volatile(&raw mut flow.last_ns, at_ns);
+        core::ptr::write_volatile(&raw mut flow.tail, tail);
+        core::ptr::write_volatile(&raw mut flow.position, position);
+    }
 }

@@ -11,6 +11,7 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuArray},
 };
 
+use super::skipped::Skipped;
 use crate::event::{ConnectionId, ProcessId};
 
 pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map> {
@@ -101,15 +102,17 @@ impl Processes {
     }
 }
 
-/// The kernel side's loss counters.
+/// The kernel side's loss counters, and the kernel's own.
 pub struct Drops {
     map: PerCpuArray<MapData, u64>,
+    skipped: Skipped,
 }
 
 impl Drops {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
             map: take(ebpf, "DROPS")?.try_into()?,
+            skipped: Skipped::of(ebpf),
         })
     }
 
@@ -123,7 +126,15 @@ impl Drops {
 
     /// Total of all CPUs since the start.
     pub fn total(&self, reason: DropReason) -> u64 {
-        total(&self.map, reason as u32)
+        match reason {
+            DropReason::HookSkipped => self.skipped.total(),
+            _ => total(&self.map, reason as u32),
+        }
+    }
+
+    /// What is missing among the records, of which nothing else tells.
+    pub fn missing_records(&self) -> u64 {
+        self.total(DropReason::RingFull) + self.total(DropReason::HookSkipped)
     }
 }
 

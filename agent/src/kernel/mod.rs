@@ -15,6 +15,7 @@ pub mod layout;
 pub mod maps;
 pub mod object;
 pub mod ring;
+mod skipped;
 pub mod tls;
 
 pub use attach::CapturePath;

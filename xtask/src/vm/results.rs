@@ -119,6 +119,11 @@ impl Row {
         line
     }
 
+    /// Whether an exchange left other spans than it should.
+    pub(super) fn is_faulty(&self) -> bool {
+        self.exchanges.iter().any(|(_, fault)| fault.is_some())
+    }
+
     fn wrong(&self) -> impl Iterator<Item = (&str, &str)> {
         let all = self.hooks.iter().chain(&self.exchanges);
         all.filter_map(|(name, reason)| Some((name.as_str(), reason.as_deref()?)))
