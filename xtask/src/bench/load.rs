@@ -2,7 +2,7 @@
 
 use std::{fs, io::ErrorKind, path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::steps::capture;
 
@@ -32,28 +32,69 @@ pub(super) fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Load> {
 /// Streams of each connection that h2load has open at one time.
 const STREAMS: u32 = 10;
 
-/// h2load for so many seconds on kept connections; `log` is a file of its own.
-pub(super) fn h2load(url: &str, connections: u32, seconds: u32, log: &Path) -> Result<Load> {
-    // It adds to a log that is there.
-    match fs::remove_file(log) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove {}", log.display()));
-        }
-        _ => {}
+/// A message of five bytes as gRPC frames it: not compressed, its length, itself.
+const MESSAGE: &[u8] = b"\0\0\0\0\x05hello";
+
+/// A load of HTTP/2 on kept connections, by h2load.
+pub(super) struct Streams<'a> {
+    pub(super) connections: u32,
+    pub(super) seconds: u32,
+    /// For h2load's files.
+    pub(super) directory: &'a Path,
+}
+
+impl Streams<'_> {
+    pub(super) fn get(&self, url: &str) -> Result<Load> {
+        self.run(url, &[]).map(|(load, _)| load)
     }
-    let report = capture(
-        Command::new("h2load")
-            .args([
-                &format!("--clients={connections}"),
-                &format!("--max-concurrent-streams={STREAMS}"),
-                &format!("--duration={seconds}"),
-            ])
-            .arg(format!("--log-file={}", log.display()))
-            .arg(url),
-    )?;
-    let log = fs::read_to_string(log).context("h2load wrote no log")?;
-    read_h2load(&report, &log)
-        .with_context(|| format!("cannot read what h2load reports:\n{report}"))
+
+    /// Unary calls of gRPC that send and receive a short message. One that fails has status 200,
+    /// too, and no message in its answer.
+    pub(super) fn call(&self, url: &str) -> Result<Load> {
+        let file = self.directory.join("message");
+        fs::write(&file, MESSAGE).context("cannot write a message")?;
+        let (load, report) = self.run(
+            url,
+            &[
+                &format!("--data={}", file.display()),
+                "--header=content-type: application/grpc",
+                "--header=te: trailers",
+            ],
+        )?;
+        let expected = load.requests * MESSAGE.len() as u64;
+        ensure!(
+            answered_bytes(&report).is_some_and(|bytes| bytes >= expected),
+            "calls failed:\n{report}"
+        );
+        Ok(load)
+    }
+
+    /// What h2load measures, and its report.
+    fn run(&self, url: &str, options: &[&str]) -> Result<(Load, String)> {
+        let log = self.directory.join("h2load.log");
+        // It adds to a log that is there.
+        match fs::remove_file(&log) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", log.display()));
+            }
+            _ => {}
+        }
+        let report = capture(
+            Command::new("h2load")
+                .args([
+                    &format!("--clients={}", self.connections),
+                    &format!("--max-concurrent-streams={STREAMS}"),
+                    &format!("--duration={}", self.seconds),
+                    &format!("--log-file={}", log.display()),
+                ])
+                .args(options)
+                .arg(url),
+        )?;
+        let log = fs::read_to_string(log).context("h2load wrote no log")?;
+        let load = read_h2load(&report, &log)
+            .with_context(|| format!("cannot read what h2load reports:\n{report}"))?;
+        Ok((load, report))
+    }
 }
 
 /// redis-benchmark with so many requests, each sent when the one before was answered.
@@ -123,6 +164,15 @@ fn read_h2load(report: &str, log: &str) -> Option<Load> {
     })
 }
 
+/// Of the content of all answers: `traffic: 1KB (1024) total, ..., 100B (100) data`.
+fn answered_bytes(report: &str) -> Option<u64> {
+    let traffic = report
+        .lines()
+        .find_map(|line| line.strip_prefix("traffic: "))?;
+    let data = traffic.rsplit(", ").next()?.strip_suffix(") data")?;
+    data.rsplit('(').next()?.parse().ok()
+}
+
 /// A time as wrk writes it.
 fn microseconds(text: &str) -> Option<f64> {
     let units = [
@@ -183,6 +233,7 @@ Transfer/sec:     23.68MB
     const H2LOAD: &str = "\nfinished in 1.00s, 47470.00 req/s, 3.85MB/s
 requests: 47470 total, 47510 started, 47470 done, 47470 succeeded, 0 failed, 0 errored, 0 timeout
 status codes: 47470 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 3.85MB (4035350) total, 231.80KB (237366) headers (space savings 95.00%), 463.57KB (474700) data
 ";
 
     /// As redis-benchmark 7.0.15 wrote it.
@@ -220,6 +271,8 @@ status codes: 47470 2xx, 0 3xx, 0 4xx, 0 5xx
         let failed = log.replace("\t200\t300", "\t502\t300");
         assert_eq!(read_h2load(H2LOAD, &failed), None);
         assert_eq!(read_h2load("no report", log), None);
+        assert_eq!(answered_bytes(H2LOAD), Some(474_700));
+        assert_eq!(answered_bytes("no report"), None);
     }
 
     /// Columns are found by name, whatever warnings stand before them.

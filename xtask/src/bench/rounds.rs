@@ -164,13 +164,12 @@ impl Rounds<'_> {
             match condition {
                 Condition::Filter => filter = runs,
                 _ => costs.extend(runs.iter().map(|(name, run)| {
-                    ProgramCost::new(
-                        condition,
-                        name,
-                        *run,
-                        load.requests,
-                        filter.get(name).copied(),
-                    )
+                    let filter = filter.get(name).copied();
+                    let mut cost = ProgramCost::new(condition, name, *run, load.requests, filter);
+                    if self.served.subject.is_multiplexed() {
+                        cost.traced_ns = None;
+                    }
+                    cost
                 })),
             }
         }

@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result};
 
 use super::{
     condition::Condition,
-    load::{self, Load},
+    load::{self, Load, Streams},
 };
 use crate::{
     child::{self, Running},
+    setup,
     steps::{self, Privilege},
 };
 
@@ -24,7 +25,9 @@ pub(super) enum Subject {
     Nginx,
     /// As `nginx`, by HTTP/2 in clear text: ten streams at a time on each connection, by h2load.
     Http2,
-    /// The same over TLS.
+    /// Unary calls of a service by grpc-js, as many at a time as `http2`, by h2load.
+    Grpc,
+    /// As `nginx`, over TLS.
     NginxTls,
     /// As `nginx`, in front of another one, which is not traced, over kept connections.
     Proxy,
@@ -35,10 +38,11 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Nginx,
         Self::NginxTls,
         Self::Http2,
+        Self::Grpc,
         Self::Proxy,
         Self::Python,
         Self::Redis,
@@ -48,6 +52,7 @@ impl Subject {
         match self {
             Self::Nginx => "nginx",
             Self::Http2 => "nginx, HTTP/2",
+            Self::Grpc => "Node, gRPC",
             Self::NginxTls => "nginx, HTTPS",
             Self::Proxy => "nginx, proxy",
             Self::Python => "Python",
@@ -58,9 +63,20 @@ impl Subject {
     /// Whether the agent knows the protocol, so that each request becomes a span.
     pub(super) const fn is_understood(self) -> bool {
         match self {
-            Self::Nginx | Self::NginxTls | Self::Http2 | Self::Proxy | Self::Python => true,
+            Self::Nginx
+            | Self::NginxTls
+            | Self::Http2
+            | Self::Grpc
+            | Self::Proxy
+            | Self::Python => true,
             Self::Redis => false,
         }
+    }
+
+    /// Whether requests share connections at the same time: then the load generator sends and
+    /// receives several at once, and how many of all hits are its own is not known.
+    pub(super) const fn is_multiplexed(self) -> bool {
+        matches!(self, Self::Http2 | Self::Grpc)
     }
 
     /// Headers can be injected only where the program sends requests itself.
@@ -84,6 +100,7 @@ impl Subject {
                 upstream = Some(server);
                 (start_nginx(directory, port, "", Some(behind))?, port)
             }
+            Self::Grpc => start_grpc(directory)?,
             Self::Python => start_python(directory)?,
             Self::Redis => (start_redis(directory, port)?, port),
         };
@@ -92,7 +109,7 @@ impl Subject {
             program,
             port,
             connections,
-            log: directory.join("h2load.log"),
+            directory: directory.to_owned(),
             _upstream: upstream,
             rate: FIRST_RATE,
         };
@@ -112,8 +129,8 @@ pub(super) struct Served {
     pub(super) program: Running,
     port: u16,
     connections: u32,
-    /// Where h2load writes what each request took.
-    log: PathBuf,
+    /// For the files of a load generator.
+    directory: PathBuf,
     /// What the program asks. Ends after it.
     _upstream: Option<Running>,
     /// Requests per second: redis-benchmark takes a number of requests and not a time.
@@ -126,7 +143,8 @@ impl Served {
         let url = |path: &str| format!("http://127.0.0.1:{}{path}", self.port);
         match self.subject {
             Subject::Nginx | Subject::Proxy => load::wrk(&url("/"), self.connections, seconds),
-            Subject::Http2 => load::h2load(&url("/"), self.connections, seconds, &self.log),
+            Subject::Http2 => self.streams(seconds).get(&url("/")),
+            Subject::Grpc => self.streams(seconds).call(&url(METHOD)),
             Subject::NginxTls => {
                 let url = url("/").replace("http:", "https:");
                 load::wrk(&url, self.connections, seconds)
@@ -136,6 +154,14 @@ impl Served {
                 let requests = self.rate * f64::from(seconds);
                 load::redis_benchmark(self.port, self.connections, requests as u64)
             }
+        }
+    }
+
+    fn streams(&self, seconds: u32) -> Streams<'_> {
+        Streams {
+            connections: self.connections,
+            seconds,
+            directory: &self.directory,
         }
     }
 
@@ -212,10 +238,27 @@ fn start_nginx(
     Running::start_nginx(directory, &text)
 }
 
-/// The server of the tests, and the port that it says it listens on.
+/// The server of the tests, and the port that it listens on.
 fn start_python(directory: &Path) -> Result<(Running, u16)> {
     let script = steps::workspace().join("tests/workloads/server.py");
-    let mut program = Running::start("python", directory, Command::new("python3").arg(script))?;
+    start_announced("python", directory, Command::new("python3").arg(script))
+}
+
+/// A unary method of the service of the tests.
+const METHOD: &str = "/shop.Store/Unary0";
+
+/// The service of the tests, and the port that it listens on.
+fn start_grpc(directory: &Path) -> Result<(Running, u16)> {
+    let script = steps::workspace().join("tests/workloads/grpc/store.js");
+    let mut command = Command::new("node");
+    command.arg(script).arg("serve");
+    command.env("NODE_PATH", setup::node_modules()?);
+    start_announced("grpc", directory, &mut command)
+}
+
+/// A program that says on its standard output which port it listens on.
+fn start_announced(name: &str, directory: &Path, command: &mut Command) -> Result<(Running, u16)> {
+    let mut program = Running::start(name, directory, command)?;
     let output = program.stdout.clone();
     let port = || {
         let said = fs::read_to_string(&output).ok()?;

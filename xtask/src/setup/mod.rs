@@ -61,9 +61,11 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     if purpose == Purpose::Bench {
         packages::ensure_bench_programs()?;
     }
+    if purpose >= Purpose::Bench {
+        packages::ensure_node(&cache)?;
+    }
     if purpose >= Purpose::Test {
         packages::ensure_python(&cache, &packages::TESTS)?;
-        packages::ensure_node(&cache)?;
         packages::ensure_guest_programs();
     }
     if purpose >= Purpose::Fidelity {

@@ -25,8 +25,8 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("wget", "wget"),              // tests: a client that uses GnuTLS
     ("ip", "iproute2"),            // tests: network namespaces
     ("nft", "nftables"),           // tests: firewalls, translated addresses
-    ("node", "nodejs"),            // tests, demo
-    ("npm", "npm"),                // tests: packages of Node
+    ("node", "nodejs"),            // tests, bench, demo
+    ("npm", "npm"),                // tests, bench: packages of Node
     ("python3", "python3"),        // tests, demo
     ("openssl", "openssl"),        // tests: certificates
     ("ruby", "ruby"),              // tests: a client over TLS
