@@ -124,7 +124,7 @@ fn assert_spans_left(spans: &[Span], seen: &BTreeMap<String, Vec<String>>, exit:
     }
     // Behind a hole in what was captured, a path that is said by its index is not known.
     let unnamed = (spans.len() - by_method.len()) as u64;
-    let lost = exit.ledger().loss("exchange_unparsed");
+    let lost = exit.ledger().lost_spans();
     assert!(missing <= lost + unnamed, "{missing} {:?}", exit.ledger());
 }
 
