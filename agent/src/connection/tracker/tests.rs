@@ -449,10 +449,15 @@ fn an_upgrade_to_http2_is_followed() {
     // The answer to the request that asked, then a request of HTTP/2 and its answer.
     let first = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
     let mut position = answer.len() as u64;
-    connection.handle_data(&outbound(position, first), 40);
-    assert_eq!(learned(&mut connection), [""; 0]);
     let request = b"\0\0\x03\x01\x05\0\0\0\x03\x82\x86\x84";
     let after_preface = (ask.len() + preface.len()) as u64;
+    let answered = Data {
+        // Of the request that another thread reads meanwhile: counted, and not recorded, yet.
+        other_flow: flowed(after_preface + request.len() as u64, 35),
+        ..outbound(position, first)
+    };
+    connection.handle_data(&answered, 40);
+    assert_eq!(learned(&mut connection), [""; 0]);
     connection.handle_data(&inbound(after_preface, request), 50);
     position += first.len() as u64;
     let second = b"\0\0\x01\x01\x05\0\0\0\x03\x8d";
