@@ -1,7 +1,7 @@
 //! Inside TLS: spans of what is encrypted are those of what is not, ends are joined, and nothing is
 //! lost by probes that come and go.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{fs, process::Command};
 
 use agent_tests::{
     agent::{Agent, AgentCommand},
@@ -17,40 +17,12 @@ use agent_tests::{
     workload::{
         server::Runtime,
         tls::{
-            NginxTls, Twin, asyncio_server, calling, client_command, curl_tls, run_client, text,
+            NginxTls, Twin, all_said, asyncio_server, calling, client_command, curl_tls,
+            run_client, text,
         },
     },
 };
 use serde_json::json;
-
-/// What a span says, but for what is different by nature: addresses of this run and the scheme.
-fn said(span: &Span) -> BTreeMap<String, String> {
-    const BY_NATURE: [&str; 4] = [
-        "url.scheme",
-        "network.peer.port",
-        "server.port",
-        "client.port",
-    ];
-    let mut said: BTreeMap<String, String> = span
-        .attributes
-        .iter()
-        .filter(|(key, _)| !BY_NATURE.contains(&key.as_str()))
-        .map(|(key, value)| (key.clone(), value.to_string()))
-        .collect();
-    said.remove("url.full");
-    // A time, and how an answer is cut into pieces.
-    said.remove("ebpf_agent.time_to_first_byte");
-    let own = [
-        ("name", &span.name),
-        ("kind", &span.kind),
-        ("path", &span.path().to_owned()),
-        ("status", &span.status.code),
-    ];
-    for (key, value) in own {
-        said.insert(key.to_owned(), value.clone());
-    }
-    said
-}
 
 /// Everything curl asks of both twins.
 fn ask_in_many_ways(pki: &Pki, twin: Twin, port: u16) {
@@ -74,13 +46,6 @@ fn ask_in_many_ways(pki: &Pki, twin: Twin, port: u16) {
     for arguments in asked {
         curl_tls(pki, &[["--http1.1"].as_slice(), arguments].concat());
     }
-}
-
-fn all_said(traced: &Traced, kind: &str) -> Vec<BTreeMap<String, String>> {
-    let mut spans: Vec<Span> = traced.spans.clone();
-    spans.retain(|span| span.kind == kind);
-    spans.sort_by_key(|span| span.start_ns);
-    spans.iter().map(said).collect()
 }
 
 /// Clients and servers of each library say of TLS what they say of plain text, each pair of ends is

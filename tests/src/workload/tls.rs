@@ -1,6 +1,6 @@
 //! Programs that speak TLS, with certificates of [`crate::pki`].
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -14,6 +14,8 @@ use crate::{
     privilege,
     process::{Process, crate_file},
     python,
+    scene::Traced,
+    span::Span,
     temp::TempDir,
     wait::wait_for,
 };
@@ -68,6 +70,43 @@ pub fn curl_tls(pki: &Pki, arguments: &[&str]) -> (String, u16) {
     let authority = pki.authority_certificate();
     let trusting = ["--cacert", text(&authority)];
     curl(&[trusting.as_slice(), arguments].concat())
+}
+
+/// What a span says, but for what is different by nature: addresses of this run and the scheme.
+fn said(span: &Span) -> BTreeMap<String, String> {
+    const BY_NATURE: [&str; 4] = [
+        "url.scheme",
+        "network.peer.port",
+        "server.port",
+        "client.port",
+    ];
+    let mut said: BTreeMap<String, String> = span
+        .attributes
+        .iter()
+        .filter(|(key, _)| !BY_NATURE.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.to_string()))
+        .collect();
+    said.remove("url.full");
+    // A time, and how an answer is cut into pieces.
+    said.remove("ebpf_agent.time_to_first_byte");
+    let own = [
+        ("name", &span.name),
+        ("kind", &span.kind),
+        ("path", &span.path().to_owned()),
+        ("status", &span.status.code),
+    ];
+    for (key, value) in own {
+        said.insert(key.to_owned(), value.clone());
+    }
+    said
+}
+
+/// What all spans of this kind say, in order of their beginning.
+pub fn all_said(traced: &Traced, kind: &str) -> Vec<BTreeMap<String, String>> {
+    let mut spans: Vec<Span> = traced.spans.clone();
+    spans.retain(|span| span.kind == kind);
+    spans.sort_by_key(|span| span.start_ns);
+    spans.iter().map(said).collect()
 }
 
 /// nginx on TLS, with HTTP/2 for those that ask for it.

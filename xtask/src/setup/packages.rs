@@ -55,6 +55,18 @@ pub(crate) const GO_PACKAGES: &str = "/usr/share/gocode";
 /// brings below [`GO_PACKAGES`].
 const GO_SOURCES: [(&str, &str); 1] = [("src/google.golang.org/grpc", "golang-google-grpc-dev")];
 
+/// Files that only tests need, and the Debian package that brings each.
+const FILES: [(&str, &str); 5] = [
+    ("/usr/include/openssl/ssl.h", "libssl-dev"), // linked into a program
+    ("/usr/bin/git", "git"),                      // curl with GnuTLS
+    ("/usr/bin/java", "openjdk-17-jdk-headless"), // Tomcat, whose TLS is OpenSSL's
+    ("/usr/share/java/tomcat9-catalina.jar", "libtomcat9-java"),
+    (
+        "/usr/lib/x86_64-linux-gnu/libtcnative-1.so",
+        "libtcnative-1",
+    ),
+];
+
 /// As [`PROGRAMS`], of bench alone.
 const BENCH_PROGRAMS: [(&str, &str); 2] = [
     ("redis-server", "redis-server"),
@@ -102,13 +114,15 @@ pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
     }
     // Ruby 3.0 and newer do not bring it.
     let has_webrick = || capture(Command::new("ruby").args(["-e", "require 'webrick'"])).is_ok();
-    if purpose >= Purpose::Fidelity && !has_webrick() {
+    if purpose >= Purpose::Test && !has_webrick() {
         missing.push("ruby-webrick");
     }
     if purpose >= Purpose::Test {
         let absent = GO_SOURCES
             .iter()
             .filter(|(path, _)| !Path::new(GO_PACKAGES).join(path).is_dir());
+        missing.extend(absent.map(|(_, package)| package));
+        let absent = FILES.iter().filter(|(path, _)| !Path::new(path).exists());
         missing.extend(absent.map(|(_, package)| package));
     }
     missing.dedup();
