@@ -114,6 +114,9 @@ pub const TLS_SESSIONS: u32 = 32_768;
 /// Threads inside a call of a TLS library at one time, and as many that were lately.
 pub const TLS_THREADS: u32 = 16_384;
 
+/// Connections of rustls whose socket takes nothing at the moment.
+pub const RUSTLS_UNSENT: u32 = 4_096;
+
 /// Records of TLS looked at in one socket call, to prove whose they are: the end of a handshake
 /// and the first ones of an application.
 pub const TLS_RECORDS: usize = 4;

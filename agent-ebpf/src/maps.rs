@@ -25,7 +25,10 @@ use crate::{
     },
     process::ProcessState,
     scratch::Scratch,
-    tls::{SessionKey, TlsSession, TlsThread},
+    tls::{
+        SessionKey, TlsSession, TlsThread,
+        rustls::{RustlsThread, SinkKey},
+    },
     user_buffer::MessageProgress,
 };
 
@@ -120,6 +123,17 @@ pub(crate) static TLS_THREADS: LruHashMap<u64, TlsThread> =
 #[map]
 pub(crate) static TLS_SESSIONS: LruHashMap<SessionKey, TlsSession> =
     LruHashMap::with_max_entries(limits::TLS_SESSIONS, 0);
+
+/// What a thread does in rustls, by process and thread id. LRU, as above.
+#[map]
+pub(crate) static RUSTLS_THREADS: LruHashMap<u64, RustlsThread> =
+    LruHashMap::with_max_entries(limits::TLS_THREADS, 0);
+
+/// Bytes that a connection of rustls took and that were not sent at once. Inserted when its socket
+/// took nothing, removed when it takes some; LRU for connections that end before.
+#[map]
+pub(crate) static RUSTLS_UNSENT: LruHashMap<SinkKey, u64> =
+    LruHashMap::with_max_entries(limits::RUSTLS_UNSENT, 0);
 
 /// Space for records that do not fit the 512-byte stack, by [`crate::scratch::Slot`].
 #[map]

@@ -14,6 +14,7 @@
 
 mod plaintext;
 mod proof;
+pub(crate) mod rustls;
 
 use agent_common::{
     connection::{Carried, ConnectionState, Direction, plaintext_identity},
@@ -124,6 +125,10 @@ struct Received {
     origin: u32,
     /// TCP sequence number of the first byte.
     sequence: u32,
+    /// Where they are, how many, and what keeps the size a multiple of 8.
+    address: u64,
+    moved: u32,
+    reserved: u32,
     /// Lengths of the records of application data; 0 behind them.
     lengths: [u16; limits::TLS_RECORDS],
 }
@@ -133,6 +138,9 @@ impl Received {
         connection: 0,
         origin: 0,
         sequence: 0,
+        address: 0,
+        moved: 0,
+        reserved: 0,
         lengths: [0; limits::TLS_RECORDS],
     };
 }
@@ -235,6 +243,8 @@ pub(crate) fn carries(state: &mut ConnectionState, sock: Sock, socket: &SocketCa
         || (state.carried == Carried::Own as u8 && socket.position == 0)
     {
         proof::observe(thread, state, sock, socket);
+    } else if state.carried == ENCRYPTED && matches!(socket.direction, Direction::Inbound) {
+        proof::note_received(thread, sock, socket);
     }
     state.carried != Carried::Own as u8
 }

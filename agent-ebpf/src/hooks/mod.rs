@@ -15,6 +15,7 @@ pub(crate) mod inject_search;
 pub(crate) mod kretprobe;
 pub(crate) mod openssl;
 pub(crate) mod process;
+pub(crate) mod rustls;
 pub(crate) mod socket_calls;
 pub(crate) mod socket_data;
 pub(crate) mod socket_lifecycle;

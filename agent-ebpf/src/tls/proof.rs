@@ -15,13 +15,13 @@ use crate::{
 };
 
 /// Types of records (RFC 8446, section 5.1), and the version that all of them but the first name.
-const CHANGE_CIPHER_SPEC: u8 = 20;
+pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
 const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
+pub(super) const APPLICATION_DATA: u8 = 23;
 const VERSION: [u8; 2] = [3, 3];
 
 /// Longest record (RFC 5246, section 6.2.3), and the most plaintext in one.
-const RECORD_BYTES: u16 = (1 << 14) + 2048;
+pub(super) const RECORD_BYTES: u16 = (1 << 14) + 2048;
 const RECORD_PLAINTEXT: u32 = 1 << 14;
 
 /// What ciphers add to the plaintext of a record: with TLS 1.3 a byte of type and a tag, with TLS
@@ -64,6 +64,9 @@ pub(super) fn observe(
             connection: socket.connection,
             origin: socket.origin,
             sequence: socket.sequence,
+            address,
+            moved: socket.moved,
+            reserved: 0,
             lengths,
         };
     } else if let Some(session) = last_session(thread) {
@@ -72,6 +75,21 @@ pub(super) fn observe(
             state.carried = Carried::Encrypted as u8;
         }
     }
+}
+
+/// What a thread received for a connection that is known to be encrypted, which rustls is given
+/// outside of any call.
+#[inline(always)]
+pub(super) fn note_received(thread: &mut TlsThread, sock: Sock, socket: &SocketCall) {
+    let received = &mut thread.received;
+    received.connection = socket.connection;
+    received.origin = socket.origin;
+    received.sequence = socket.sequence;
+    received.address = user_buffer::first_byte().unwrap_or(0);
+    received.moved = socket.moved;
+    received.lengths = [0; limits::TLS_RECORDS];
+    thread.descriptor = task::descriptor();
+    thread.waiting = sock.waiting_flags();
 }
 
 /// The session that the thread used last.

@@ -12,7 +12,7 @@ use object::read::ReadCache;
 use crate::process::{
     binary::{
         self,
-        tls::{self, Library, TlsLibrary},
+        tls::{self, FoundBy, Library, TlsLibrary},
     },
     runtime, text,
 };
@@ -58,8 +58,12 @@ const MISSED: [(&str, &str); 6] = [
 
 const JAVA: &str = "Java's own TLS is compiled while it runs: there is no function to probe";
 const GO: &str = "crypto/tls of Go is not captured yet";
-const STRIPPED: &str = "it is linked into the program, whose symbols were stripped";
-const RUSTLS: &str = "rustls has no functions that can be found by name";
+const STRIPPED: &str = "it is linked into the program, whose symbols were stripped, and its \
+                        functions do not say which they are";
+const STRIPPED_FOUND: &str =
+    ", without symbols: its functions found by what they report errors with";
+const RUSTLS: &str = "rustls is linked in without symbols, in a version older than 0.23, or taken \
+                      apart by an optimiser: its functions cannot be found";
 
 /// What the process with this number has mapped.
 pub fn look_into(pid: u32) -> Inside {
@@ -90,6 +94,8 @@ pub fn look_into(pid: u32) -> Inside {
     let mut found = Vec::new();
     if let Some(file) = &program {
         let captured = captured(file, &executable);
+        let has_rustls = matches!(&captured, Some(Tls::Captured { library, .. })
+            if library.starts_with(Library::Rustls.name()));
         if captured.is_none()
             && let Some(version) = tls::version(file, Library::OpenSsl)
         {
@@ -98,7 +104,7 @@ pub fn look_into(pid: u32) -> Inside {
         found.extend(captured);
         if go.is_some() && tls::mentions(file, b"crypto/tls.(*Conn).Write") {
             found.push(missed(&executable, GO));
-        } else if tls::mentions(file, b"/rustls-") {
+        } else if !has_rustls && tls::mentions(file, b"/rustls-") {
             found.push(missed(&executable, RUSTLS));
         }
     }
@@ -131,11 +137,18 @@ fn missed(what: &str, reason: &'static str) -> Tls {
 }
 
 fn captured(file: &ReadCache<File>, path: &str) -> Option<Tls> {
-    let TlsLibrary { library, points } = tls::find(file).ok().flatten()?;
-    let version = tls::version(file, library);
+    let found = tls::find(file).ok().flatten()?;
+    let TlsLibrary {
+        library, points, ..
+    } = &found;
+    let version = tls::version(file, *library);
+    let mut library = version.unwrap_or_else(|| library.name().to_owned());
+    if found.found_by == FoundBy::Reports {
+        library.push_str(STRIPPED_FOUND);
+    }
     Some(Tls::Captured {
         file: path.to_owned(),
-        library: version.unwrap_or_else(|| library.name().to_owned()),
+        library,
         probes: points.len(),
     })
 }

@@ -65,7 +65,7 @@ impl Implementation {
 }
 
 /// An example of this crate, built on first use.
-fn example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     let target = target_directory();
     fs::create_dir_all(&target).expect("the build directory");
     let lock = File::create(target.join("example.lock")).expect("a lock file");

@@ -14,6 +14,7 @@ mod functions;
 pub mod layout;
 mod machine_code;
 pub mod tls;
+mod unwind;
 
 use object::read::ReadRef;
 use thiserror::Error;

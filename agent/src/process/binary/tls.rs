@@ -1,7 +1,10 @@
 //! Functions of TLS libraries in a library's or program's file, and the probes they get. Pure.
 //!
-//! A function is found by its symbol alone: a program that links the library statically and was
-//! stripped has none, and is not probed.
+//! A function is found by its symbol. A program that links the library statically and was stripped
+//! has none; there those of OpenSSL 3 are found by what they say of themselves ([`stripped`]).
+
+mod rustls;
+mod stripped;
 
 use memchr::memmem;
 use object::{LittleEndian as LE, elf, read::ReadRef};
@@ -57,6 +60,7 @@ pub enum Library {
     /// Or `BoringSSL`, `LibreSSL`, AWS-LC, which have the same ones.
     OpenSsl,
     GnuTls,
+    Rustls,
 }
 
 impl Library {
@@ -64,6 +68,7 @@ impl Library {
         match self {
             Self::OpenSsl => "OpenSSL",
             Self::GnuTls => "GnuTLS",
+            Self::Rustls => "rustls",
         }
     }
 }
@@ -80,7 +85,16 @@ pub struct Point {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsLibrary {
     pub library: Library,
+    pub found_by: FoundBy,
     pub points: Vec<Point>,
+}
+
+/// How its functions were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    Symbols,
+    /// By the names that they report errors with.
+    Reports,
 }
 
 /// Reads the symbols of a file; `None`: it has no TLS library that is known.
@@ -91,10 +105,75 @@ pub fn find<'data, R: ReadRef<'data>>(data: R) -> Result<Option<TlsLibrary>, Unr
         look_up(&file, table, names, &mut found)?;
         if let Some(library) = library(&found) {
             let points = points(&file, &found);
-            return Ok(Some(TlsLibrary { library, points }));
+            let found_by = FoundBy::Symbols;
+            return Ok(Some(TlsLibrary {
+                library,
+                found_by,
+                points,
+            }));
         }
     }
-    Ok(None)
+    if let Some(points) = find_rustls(&file)? {
+        return Ok(Some(TlsLibrary {
+            library: Library::Rustls,
+            found_by: FoundBy::Symbols,
+            points,
+        }));
+    }
+    find_stripped(data, &file)
+}
+
+fn find_rustls<'data, R: ReadRef<'data>>(file: &Elf<R>) -> Result<Option<Vec<Point>>, Unreadable> {
+    let Some((symbols, names)) = symbols(file, ".symtab", ".strtab")? else {
+        return Ok(None);
+    };
+    if memmem::find(names, rustls::MARK).is_none() {
+        return Ok(None);
+    }
+    let mut found = rustls::Found::default();
+    for (name, address) in functions(symbols, names) {
+        let end = memchr::memchr(0, name).unwrap_or(name.len());
+        found.note(name.get(..end).unwrap_or_default(), address);
+    }
+    let Some(probes) = found.probes() else {
+        return Ok(None);
+    };
+    points_of(file, &probes).map(Some)
+}
+
+/// Where in the file these eBPF programs belong.
+fn points_of<'data, R: ReadRef<'data>>(
+    file: &Elf<R>,
+    probes: &[(&'static str, u64)],
+) -> Result<Vec<Point>, Unreadable> {
+    let point = |(program, address): &(&'static str, u64)| {
+        let offset = file.file_offset(*address);
+        let offset = offset.ok_or(Unreadable::Truncated("function"))?;
+        Ok(Point { program, offset })
+    };
+    probes.iter().map(point).collect()
+}
+
+/// OpenSSL 3 that was linked into a program without symbols.
+fn find_stripped<'data, R: ReadRef<'data>>(
+    data: R,
+    file: &Elf<R>,
+) -> Result<Option<TlsLibrary>, Unreadable> {
+    let release = version(data, Library::OpenSsl).and_then(|text| release(&text));
+    let Some(probes) = stripped::find(file, release)? else {
+        return Ok(None);
+    };
+    Ok(Some(TlsLibrary {
+        library: Library::OpenSsl,
+        found_by: FoundBy::Reports,
+        points: points_of(file, &probes)?,
+    }))
+}
+
+/// Major and minor version of `OpenSSL 3.0.19 27 Jan 2026`.
+fn release(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.strip_prefix("OpenSSL ")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn library(found: &[Option<u64>]) -> Option<Library> {
@@ -128,33 +207,52 @@ fn look_up<'data, R: ReadRef<'data>>(
     names: &str,
     found: &mut [Option<u64>],
 ) -> Result<(), Unreadable> {
-    let (Some(table), Some(names)) = (file.section(table), file.section(names)) else {
+    let Some((symbols, names)) = symbols(file, table, names)? else {
         return Ok(());
+    };
+    for (name, value) in functions(symbols, names) {
+        if !name.starts_with(b"SSL_") && !name.starts_with(b"gnutls_") {
+            continue;
+        }
+        for (function, address) in FUNCTIONS.iter().zip(&mut *found) {
+            let rest = name.strip_prefix(function.symbol.as_bytes());
+            if rest.is_some_and(|rest| rest.first() == Some(&0)) {
+                address.get_or_insert(value);
+            }
+        }
+    }
+    Ok(())
+}
+
+type Symbols<'data> = (&'data [elf::Sym64<LE>], &'data [u8]);
+
+/// A symbol table and its names; `None` where the file has none.
+fn symbols<'data, R: ReadRef<'data>>(
+    file: &Elf<R>,
+    table: &str,
+    names: &str,
+) -> Result<Option<Symbols<'data>>, Unreadable> {
+    let (Some(table), Some(names)) = (file.section(table), file.section(names)) else {
+        return Ok(None);
     };
     if table.size > SYMBOL_BYTES || names.size > SYMBOL_BYTES {
         return Err(Unreadable::TooLarge("symbol table"));
     }
     let names = file.contents(names)?;
-    let symbols: &[elf::Sym64<LE>] = file.records("symbol table", table)?;
-    for symbol in symbols {
+    Ok(Some((file.records("symbol table", table)?, names)))
+}
+
+/// Functions that a table defines: the names from each one's on, and its address.
+fn functions<'data>(
+    symbols: &'data [elf::Sym64<LE>],
+    names: &'data [u8],
+) -> impl Iterator<Item = (&'data [u8], u64)> {
+    symbols.iter().filter_map(|symbol| {
         let is_function = symbol.st_info & 0xf == elf::STT_FUNC;
-        if !is_function || symbol.st_shndx.get(LE) == elf::SHN_UNDEF {
-            continue;
-        }
-        let name = names.get(symbol.st_name.get(LE) as usize..);
-        let Some(name) =
-            name.filter(|name| name.starts_with(b"SSL_") || name.starts_with(b"gnutls_"))
-        else {
-            continue;
-        };
-        for (function, address) in FUNCTIONS.iter().zip(&mut *found) {
-            let rest = name.strip_prefix(function.symbol.as_bytes());
-            if rest.is_some_and(|rest| rest.first() == Some(&0)) {
-                address.get_or_insert(symbol.st_value.get(LE));
-            }
-        }
-    }
-    Ok(())
+        let is_defined = is_function && symbol.st_shndx.get(LE) != elf::SHN_UNDEF;
+        let name = names.get(symbol.st_name.get(LE) as usize..)?;
+        is_defined.then_some((name, symbol.st_value.get(LE)))
+    })
 }
 
 /// Name and version as the library has them among its strings; `None` where it does not.
@@ -162,15 +260,26 @@ pub fn version<'data, R: ReadRef<'data>>(data: R, library: Library) -> Option<St
     let begins = match library {
         Library::OpenSsl => b"OpenSSL ".as_slice(),
         Library::GnuTls => return None,
+        Library::Rustls => {
+            let version = version_behind(data, RUSTLS_SOURCES)?;
+            return Some(format!("{} {version}", library.name()));
+        }
     };
     string_with_version(data, begins)
 }
 
+/// In names of source files, where panics and logs say them.
+const RUSTLS_SOURCES: &str = "/rustls-";
+
 /// Version of Node, which has the address of its sources among its strings.
 pub fn node_version<'data, R: ReadRef<'data>>(data: R) -> Option<String> {
-    const BEGINS: &[u8] = b"/node-v";
-    let text = string_with_version(data, BEGINS)?;
-    let version = text.strip_prefix(str::from_utf8(BEGINS).ok()?)?;
+    version_behind(data, "/node-v")
+}
+
+/// Digits and points behind the first string that begins so.
+fn version_behind<'data, R: ReadRef<'data>>(data: R, begins: &str) -> Option<String> {
+    let text = string_with_version(data, begins.as_bytes())?;
+    let version = text.strip_prefix(begins)?;
     let end = version.find(|character: char| !character.is_ascii_digit() && character != '.')?;
     version
         .get(..end)

@@ -1,0 +1,156 @@
+//! Inside TLS where the library is part of the program: OpenSSL in one without symbols, and rustls.
+
+use std::process::Command;
+
+use agent_tests::{
+    pki::Pki,
+    process::{Process, crate_file, output},
+    require_root,
+    scene::{Traced, trace_with},
+    temp::TempDir,
+    workload::{
+        grpc::example,
+        tls::{Twin, all_said, text},
+    },
+};
+
+/// `workloads/linked.c`, linked with a static OpenSSL and without symbols.
+struct Linked {
+    directory: TempDir,
+}
+
+impl Linked {
+    fn build() -> Self {
+        let directory = TempDir::new("linked");
+        let mut compiler = Command::new("cc");
+        compiler
+            .args(["-O2", "-s", "-o"])
+            .arg(directory.join("linked"));
+        compiler.arg(crate_file("workloads/linked.c"));
+        output(compiler.args(["-l:libssl.a", "-l:libcrypto.a"]));
+        Self { directory }
+    }
+
+    fn command(&self, service: &str) -> Command {
+        let mut command = Command::new(self.directory.join("linked"));
+        command.env("OTEL_SERVICE_NAME", service);
+        command.env_remove("OTEL_RESOURCE_ATTRIBUTES");
+        command
+    }
+
+    fn server(&self, twin: Twin, pki: &Pki) -> (Process, u16) {
+        let mut command = self.command("server");
+        command.arg("server");
+        match twin {
+            Twin::Plain => command.args(["-", "-"]),
+            Twin::Tls => command.arg(pki.server_certificate()).arg(pki.server_key()),
+        };
+        let mut process = Process::spawn("linked", &mut command);
+        let port = process.announced_port();
+        (process, port)
+    }
+
+    /// Asks for each path on one connection.
+    fn ask(&self, twin: Twin, pki: &Pki, port: u16, paths: &[&str]) {
+        let authority = pki.authority_certificate();
+        let authority = match twin {
+            Twin::Plain => "-",
+            Twin::Tls => text(&authority),
+        };
+        let mut command = self.command("client");
+        let port = port.to_string();
+        command.args(["client", authority, &port]).args(paths);
+        output(&mut command);
+    }
+}
+
+/// A client and a server with a stripped OpenSSL in them, by `SSL_read` and `SSL_write` and by
+/// their newer variants: what they say is what they say in plain text, and both ends are joined.
+#[test]
+fn a_stripped_program_says_what_it_says_in_plain_text() {
+    const PATHS: [&str; 3] = ["/bytes/1", "/bytes/40000?x=1", "/bytes/0"];
+
+    require_root!();
+    let pki = Pki::new();
+    let linked = Linked::build();
+    let [plain, tls]: [Traced; 2] = [Twin::Plain, Twin::Tls].map(|twin| {
+        let (server, port) = linked.server(twin, &pki);
+        trace_with(
+            |agent| agent.pid(server.pid()).args(["--exe", "*/linked"]),
+            || linked.ask(twin, &pki, port, &PATHS),
+        )
+    });
+    for kind in ["SERVER", "CLIENT"] {
+        let (plain, tls) = (all_said(&plain, kind), all_said(&tls, kind));
+        assert_eq!(plain.len(), PATHS.len(), "{kind}: {plain:#?}");
+        assert_eq!(tls, plain, "{kind}");
+    }
+    for server in tls.of("server", "SERVER") {
+        assert_eq!(server.text("url.scheme"), Some("https"), "{server:#?}");
+        assert_eq!(server.evidence(), Some("local_wire"), "{server:#?}");
+        assert!(tls.parent(&server).is_some(), "{server:#?}");
+    }
+}
+
+/// `workloads/rustls`: its server, and its clients on one connection.
+fn rustls_hop(service: &str) -> Command {
+    let mut command = Command::new(example("rustls_hop"));
+    command.env("OTEL_SERVICE_NAME", service);
+    command.env_remove("OTEL_RESOURCE_ATTRIBUTES");
+    command
+}
+
+fn rustls_server(twin: Twin, pki: &Pki) -> (Process, u16) {
+    let mut command = rustls_hop("server");
+    command.arg("server");
+    match twin {
+        Twin::Plain => command.args(["-", "-"]),
+        Twin::Tls => command.arg(pki.server_certificate()).arg(pki.server_key()),
+    };
+    let mut process = Process::spawn("rustls_hop", &mut command);
+    let port = process.announced_port();
+    (process, port)
+}
+
+/// Servers and clients of hyper on rustls, by HTTP/1 and HTTP/2, and one on a blocking stream: what
+/// they say is what they say in plain text, and both ends are joined.
+#[test]
+fn rustls_says_what_is_said_in_plain_text() {
+    // A frame of HTTP/2 that fills more than one record is not followed to its end.
+    const CLIENTS: [(&str, [usize; 4]); 3] = [
+        ("http1", [1, 40_000, 0, 300]),
+        ("http2", [1, 9_000, 0, 300]),
+        ("blocking", [1, 40_000, 0, 300]),
+    ];
+
+    require_root!();
+    let pki = Pki::new();
+    let authority = pki.authority_certificate();
+    for (client, sizes) in CLIENTS {
+        let [plain, tls]: [Traced; 2] = [Twin::Plain, Twin::Tls].map(|twin| {
+            let (server, port) = rustls_server(twin, &pki);
+            let authority = match twin {
+                Twin::Plain => "-",
+                Twin::Tls => text(&authority),
+            };
+            trace_with(
+                |agent| agent.pid(server.pid()).args(["--exe", "*/rustls_hop"]),
+                || {
+                    let urls = sizes.map(|size| twin.url(port, &format!("/bytes/{size}")));
+                    let mut command = rustls_hop("client");
+                    output(command.args([client, authority]).args(urls));
+                },
+            )
+        });
+        for kind in ["SERVER", "CLIENT"] {
+            let (plain, tls) = (all_said(&plain, kind), all_said(&tls, kind));
+            assert_eq!(plain.len(), sizes.len(), "{client} {kind}: {plain:#?}");
+            assert_eq!(tls, plain, "{client} {kind}");
+        }
+        for server in tls.of("server", "SERVER") {
+            assert_eq!(server.text("url.scheme"), Some("https"), "{server:#?}");
+            assert_eq!(server.evidence(), Some("local_wire"), "{server:#?}");
+            assert!(tls.parent(&server).is_some(), "{server:#?}");
+        }
+    }
+}
