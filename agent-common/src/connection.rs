@@ -62,6 +62,7 @@ wire! {
         /// Turns so far, both directions.
         pub turns: u32,
         /// How often user space had changed whose frames are followed when this one was looked up.
+        /// Of plaintext in a Go program: whose it is, by the lower half of the object's address.
         pub frames_seen: u32,
         /// A [`Carried`] as an integer.
         pub carried: u8,

@@ -59,4 +59,6 @@ drop_reasons! {
     FramesAstray = "frames_astray",
     /// Too many connections of HTTP/2 were open at once; calls of one are looked at anew.
     FramesForgotten = "frames_forgotten",
+    /// The socket under a TLS connection of Go could not be told; what it carries is not traced.
+    GoSocketUnknown = "go_socket_unknown",
 }

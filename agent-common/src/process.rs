@@ -95,6 +95,9 @@ wire! {
     }
 }
 
+/// Of [`GoProcess::tls_since_ns`].
+pub const NOT_YET: u64 = u64::MAX;
+
 wire! {
     /// How to read the goroutine of a running Go program: byte offsets in the runtime's structures,
     /// [`crate::kernel_config::ABSENT`] where the release lacks a field, and addresses in the
@@ -113,6 +116,13 @@ wire! {
         pub next_id: u32,
         /// `net/http.persistConn`: the connection.
         pub connection: u32,
+        /// Where `crypto/tls.(*Conn).Read` keeps its connection when it has plaintext, in bytes
+        /// above the stack pointer.
+        pub tls_connection: u32,
+        pub reserved: u32,
+        /// Since when all plaintext of `crypto/tls` is seen, `CLOCK_BOOTTIME` in nanoseconds;
+        /// [`NOT_YET`] before, or where it is not probed.
+        pub tls_since_ns: u64,
         /// Address of the highest id that processors were allotted.
         pub allotted: u64,
         /// The program's own address range. A word of it in an interface is its method table.
@@ -129,7 +139,9 @@ wire! {
         /// The goroutine's id, and that of the one which started it; 0 unknown.
         pub task: u64,
         pub task_parent: u64,
-        /// File descriptor of the connection.
+        /// File descriptor of the connection;
+        /// [`UNKNOWN_DESCRIPTOR`](crate::payload::UNKNOWN_DESCRIPTOR): a goroutine that this one
+        /// starts writes the headers of the request, which is a stream.
         pub descriptor: u32,
         pub reserved: u32,
     }

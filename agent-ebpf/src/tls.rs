@@ -12,6 +12,7 @@
 //! that moment, with what a cipher adds (`proof::prove`). Until then, and where it cannot be
 //! proven, the plaintext has no addresses.
 
+pub(crate) mod goroutines;
 mod plaintext;
 mod proof;
 pub(crate) mod rustls;
@@ -23,7 +24,7 @@ use agent_common::{
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 
-use self::plaintext::Plaintext;
+use self::plaintext::{Plaintext, Task};
 use crate::{
     emit,
     maps::{TLS_SESSIONS, TLS_THREADS},
@@ -310,9 +311,12 @@ pub(crate) fn leave<const LOOPS: bool>(result: i32) -> Option<()> {
     }
     plaintext::report::<LOOPS>(&Plaintext {
         session,
-        call,
+        buffer: call.buffer,
+        first_ns: call.first_ns,
+        sequence: call.sequence,
         direction,
         moved,
+        task: Task::NONE,
     })
 }
 

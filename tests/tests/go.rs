@@ -176,6 +176,11 @@ fn what_files_say_of_themselves() {
         let at = program.client_call.expect("net/http is linked in") as usize;
         assert_eq!(file.get(at), Some(&0x55), "push rbp");
         assert!(program.counter.is_some());
+        let tls = program.tls.expect("crypto/tls is linked in");
+        assert_eq!(tls.writes.len(), 2);
+        for at in tls.writes.iter().chain([&tls.read]) {
+            assert_eq!(file.get(*at as usize), Some(&0xe8), "call");
+        }
     }
 }
 

@@ -3,9 +3,12 @@
 //!
 //! hook: uprobe net/http.(*persistConn).roundTrip, Go 1.17 and newer (arguments in registers): `rax`
 //!       is the connection, `r14` the goroutine; on the entry or behind the stack check
+//! hook: uprobe net/http.(*http2ClientConn).RoundTrip (since Go 1.27 of net/http/internal/http2, or
+//!       of golang.org/x/net/http2; where there is one, roundTrip), as above: `r14` is the
+//!       goroutine, which starts one that writes the request's headers
 //! fallback: none; the calls have no parent then
 
-use agent_common::{process::GoCall, record::RecordKind};
+use agent_common::{payload::UNKNOWN_DESCRIPTOR, process::GoCall, record::RecordKind};
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 
 use super::inject_go;
@@ -18,12 +21,19 @@ use crate::{
 
 #[uprobe]
 pub(crate) fn go_client_call(ctx: ProbeContext) -> u32 {
-    let _ = try_call(&ctx);
+    let _ = try_call::<false>(&ctx);
     0
 }
 
+#[uprobe]
+pub(crate) fn go_stream_call(ctx: ProbeContext) -> u32 {
+    let _ = try_call::<true>(&ctx);
+    0
+}
+
+/// `STREAM`: one that this goroutine starts writes the request, on whatever connection.
 #[inline(always)]
-fn try_call(ctx: &ProbeContext) -> Option<()> {
+fn try_call<const STREAM: bool>(ctx: &ProbeContext) -> Option<()> {
     let traced = process::traced_unit()?;
     if !traced.is_go {
         return None;
@@ -32,8 +42,12 @@ fn try_call(ctx: &ProbeContext) -> Option<()> {
     let (holder, goroutine) = unsafe { ((*ctx.regs).rax, (*ctx.regs).r14) };
     let program = process::go(traced.unit.process_id)?;
     let goroutine = Goroutine::at(program, goroutine)?;
-    let descriptor = go::descriptor(program, holder)?;
-    if config!(inject) == 1 {
+    let descriptor = if STREAM {
+        UNKNOWN_DESCRIPTOR
+    } else {
+        go::descriptor(program, holder)?
+    };
+    if config!(inject) == 1 && !STREAM {
         inject_go::calling(traced.unit.process_id, &goroutine, descriptor);
     }
     emit::record(&GoCall {

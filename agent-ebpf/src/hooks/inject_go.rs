@@ -189,6 +189,24 @@ pub(crate) fn serve(connection: u64, context: &TraceContext, area: *const Scratc
     let _ = SERVING.insert(&key, &serving, 0);
 }
 
+/// A goroutine reads a request inside TLS, whose context is known to user space only: what is
+/// called for it carries nothing.
+#[inline(always)]
+pub(crate) fn serve_unknown(process_id: u32, goroutine: u64, connection: u64) {
+    if goroutine == 0 {
+        return;
+    }
+    let serving = Serving {
+        context: TraceContext::UNKNOWN,
+        connection,
+        since_ns: emit::now_ns(),
+        allotted: 0,
+        is_answered: 0,
+        is_loop: 0,
+    };
+    let _ = SERVING.insert(&GoroutineKey::new(process_id, goroutine), &serving, 0);
+}
+
 #[inline(always)]
 fn answered(connection: u64) {
     // SAFETY: copied at once.

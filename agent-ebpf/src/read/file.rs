@@ -62,11 +62,20 @@ impl File {
 
     /// `file->private_data->sk`, where that is one: a socket points back to its file.
     #[inline(always)]
-    fn unix_socket(self) -> *const u8 {
+    pub(crate) fn socket(self) -> *const u8 {
         let socket = pointer(self.0, KernelField::FilePrivate);
-        let sock = pointer(socket, KernelField::SocketSock);
+        if pointer(socket, KernelField::SocketFile) == self.0 {
+            pointer(socket, KernelField::SocketSock)
+        } else {
+            core::ptr::null()
+        }
+    }
+
+    #[inline(always)]
+    fn unix_socket(self) -> *const u8 {
+        let sock = self.socket();
         let family: u16 = number(sock, KernelField::SockFamily);
-        if family == FAMILY_UNIX && pointer(socket, KernelField::SocketFile) == self.0 {
+        if family == FAMILY_UNIX {
             sock
         } else {
             core::ptr::null()

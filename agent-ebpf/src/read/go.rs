@@ -1,6 +1,10 @@
 //! Structures of Go's runtime in the memory of the program, by the offsets that user space found.
 
-use agent_common::{kernel_config::ABSENT, process::GoProcess};
+use agent_common::{
+    connection::{FAMILY_INET, FAMILY_INET6, FAMILY_UNIX},
+    kernel_config::ABSENT,
+    process::GoProcess,
+};
 use aya_ebpf::helpers::bpf_probe_read_user;
 
 /// Ids that a processor takes at once at most (`_GoidCacheBatch` in `runtime/proc.go`).
@@ -11,6 +15,14 @@ const WRAPPERS: u32 = 3;
 
 /// `internal/poll.FD`: the mutex of 16 bytes, then the descriptor.
 const POLL_DESCRIPTOR: u64 = 16;
+
+/// `net.netFD` behind its descriptor's structure: family and type of the socket, as given to
+/// `socket()`. Go 1.18 to 1.27.
+const NETWORK_FAMILY: u64 = 56;
+const NETWORK_TYPE: u64 = 64;
+
+/// `SOCK_STREAM`, `include/uapi`.
+const STREAM: u64 = 1;
 
 /// The second word of an interface: its value.
 const INTERFACE_VALUE: u64 = 8;
@@ -33,7 +45,7 @@ pub(crate) struct Ids {
 
 /// A word of the program's memory; the helper checks the address and fails instead of faulting.
 #[inline(always)]
-fn word(address: u64) -> Option<u64> {
+pub(crate) fn word(address: u64) -> Option<u64> {
     // SAFETY: as above; any bit pattern is a valid word.
     unsafe { bpf_probe_read_user(address as *const u64) }.ok()
 }
@@ -90,12 +102,32 @@ impl Goroutine {
     }
 }
 
-/// File descriptor of the connection that a `net/http.persistConn` holds. A `net.Conn` is a method
-/// table and a value; a wrapper begins with one again, a socket of package `net` with the address
-/// of its `netFD`, which begins with the descriptor's structure.
+/// File descriptor of the connection that a `net/http.persistConn` holds.
 #[inline(always)]
 pub(crate) fn descriptor(program: &GoProcess, holder: u64) -> Option<u32> {
     let interface = holder.wrapping_add(program.connection.into());
+    descriptor_at(network(program, interface)?)
+}
+
+/// The same of a `crypto/tls.Conn`, whose first field is the connection below it. What may be any
+/// type is taken for a socket of package `net` only where it looks like one all over.
+#[inline(always)]
+pub(crate) fn tls_descriptor(program: &GoProcess, holder: u64) -> Option<u32> {
+    let network = network(program, holder)?;
+    let family = word(network.wrapping_add(NETWORK_FAMILY))?;
+    let is_known = family == FAMILY_INET.into()
+        || family == FAMILY_INET6.into()
+        || family == FAMILY_UNIX.into();
+    if !is_known || word(network.wrapping_add(NETWORK_TYPE))? != STREAM {
+        return None;
+    }
+    descriptor_at(network)
+}
+
+/// Address of the `netFD` of a `net.Conn`, which is a method table and a value. A wrapper begins
+/// with one again, a socket of package `net` with the address of its `netFD`.
+#[inline(always)]
+fn network(program: &GoProcess, interface: u64) -> Option<u64> {
     let mut value = word(interface.wrapping_add(INTERFACE_VALUE))?;
     let mut first = word(value)?;
     let mut wrappers = 0;
@@ -106,7 +138,13 @@ pub(crate) fn descriptor(program: &GoProcess, holder: u64) -> Option<u32> {
         }
         wrappers += 1;
     }
-    let descriptor = word(first.wrapping_add(POLL_DESCRIPTOR))?;
+    Some(first)
+}
+
+/// A `netFD` begins with the descriptor's structure.
+#[inline(always)]
+fn descriptor_at(network: u64) -> Option<u32> {
+    let descriptor = word(network.wrapping_add(POLL_DESCRIPTOR))?;
     i32::try_from(descriptor)
         .is_ok()
         .then_some(descriptor as u32)

@@ -72,6 +72,16 @@ impl Sock {
         number(self.0)
     }
 
+    /// The same of a socket whose type the verifier does not know: what was computed for it before.
+    /// 0 where nothing was.
+    #[inline(always)]
+    pub(crate) fn known_identity(self) -> u64 {
+        if config!(has_socket_cookie) == 1 {
+            return field(self.0, KernelField::SockCookie).unwrap_or(0);
+        }
+        self.0 as u64
+    }
+
     #[inline(always)]
     pub(crate) fn family(self) -> u16 {
         field(self.0, KernelField::SockFamily).unwrap_or(0)

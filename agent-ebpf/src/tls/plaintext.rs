@@ -10,7 +10,7 @@ use agent_common::{
 };
 use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as read_raw};
 
-use super::{Binding, TlsSession, TlsThread};
+use super::{Binding, TlsSession};
 use crate::{
     connection::{self, Place},
     emit,
@@ -24,9 +24,35 @@ use crate::{
 /// Bytes of a session that a call moved.
 pub(super) struct Plaintext<'a> {
     pub(super) session: &'a TlsSession,
-    pub(super) call: &'a TlsThread,
+    /// Where they are; 0: not in memory.
+    pub(super) buffer: u64,
+    /// When the first of the encrypted bytes left; 0 where that is not known.
+    pub(super) first_ns: u64,
+    /// TCP sequence number of that one; 0 where it is not known.
+    pub(super) sequence: u32,
     pub(super) direction: Direction,
     pub(super) moved: u32,
+    pub(super) task: Task,
+}
+
+/// What was running, as `SocketData` says it; zeros where the program has but threads.
+#[derive(Clone, Copy)]
+pub(super) struct Task {
+    pub(super) id: u64,
+    pub(super) parent: u64,
+    pub(super) next: u64,
+    pub(super) allotted: u64,
+    pub(super) left: u32,
+}
+
+impl Task {
+    pub(super) const NONE: Self = Self {
+        id: 0,
+        parent: 0,
+        next: 0,
+        allotted: 0,
+        left: 0,
+    };
 }
 
 /// The plaintext's own positions, turns and budgets; as the socket hooks keep them for others.
@@ -44,12 +70,12 @@ pub(super) fn report<const LOOPS: bool>(data: &Plaintext<'_>) -> Option<()> {
     }
     let mut now_ns = emit::now_ns();
     let mut tail = [0; 8];
-    let buffer = if data.call.buffer == 0 {
+    let buffer = if data.buffer == 0 {
         UserBuffer::Absent
     } else {
-        UserBuffer::Single(data.call.buffer)
+        UserBuffer::Single(data.buffer)
     };
-    let wanted = if data.call.buffer == 0 {
+    let wanted = if data.buffer == 0 {
         0
     } else if data.moved < place.budget {
         data.moved
@@ -69,15 +95,15 @@ pub(super) fn report<const LOOPS: bool>(data: &Plaintext<'_>) -> Option<()> {
             turn_start: place.turn_start,
             position: place.position,
             waiting: data.session.waiting,
-            buffer: data.call.buffer,
+            buffer: data.buffer,
             moved: data.moved,
-            sequence: data.call.sequence,
+            sequence: data.sequence,
         });
     }
     if place.turn_start || wanted > 0 {
-        if place.turn_start && is_request(state, data.direction) && data.call.first_ns != 0 {
+        if place.turn_start && is_request(state, data.direction) && data.first_ns != 0 {
             // A request begins when its first byte leaves, not when the library is done with it.
-            now_ns = data.call.first_ns;
+            now_ns = data.first_ns;
         }
         let record = Record {
             data,
@@ -102,11 +128,11 @@ const WHOLE_CALLS: u8 = 2;
 /// Whether the first bytes are a client's preface of HTTP/2.
 #[inline(always)]
 fn begins_frames(data: &Plaintext<'_>) -> bool {
-    if data.call.buffer == 0 || data.moved < PREFACE_BYTES {
+    if data.buffer == 0 || data.moved < PREFACE_BYTES {
         return false;
     }
     // SAFETY: the helper checks the address and fails instead of faulting.
-    let word = unsafe { bpf_probe_read_user(data.call.buffer as *const u64) };
+    let word = unsafe { bpf_probe_read_user(data.buffer as *const u64) };
     word == Ok(u64::from_ne_bytes(PREFACE_WORD))
 }
 
@@ -134,16 +160,7 @@ fn state(data: &Plaintext<'_>, traced: TracedUnit) -> Option<&'static mut Connec
             return None;
         }
     } else {
-        let mut empty = core::mem::MaybeUninit::<ConnectionState>::uninit();
-        // SAFETY: zero is valid for a wire type.
-        let empty = unsafe {
-            zero_words(empty.as_mut_ptr());
-            empty.assume_init_ref()
-        };
-        if CONNECTIONS.insert(&identity, empty, 0).is_err() {
-            emit::count(DropReason::ConnectionTableFull);
-            return None;
-        }
+        insert_empty(identity)?;
     }
     let state = CONNECTIONS.get_ptr_mut(&identity)?;
     // SAFETY: as above; the parts are wire types, aligned to 8.
@@ -169,6 +186,25 @@ fn state(data: &Plaintext<'_>, traced: TracedUnit) -> Option<&'static mut Connec
         state.opened_ns = emit::now_ns();
     }
     Some(state)
+}
+
+/// A state of zeros for this identity.
+#[inline(always)]
+pub(super) fn insert_empty(identity: u64) -> Option<&'static mut ConnectionState> {
+    let mut empty = core::mem::MaybeUninit::<ConnectionState>::uninit();
+    // SAFETY: zero is valid for a wire type.
+    let empty = unsafe {
+        zero_words(empty.as_mut_ptr());
+        empty.assume_init_ref()
+    };
+    if CONNECTIONS.insert(&identity, empty, 0).is_err() {
+        emit::count(DropReason::ConnectionTableFull);
+        return None;
+    }
+    // SAFETY: as in `state`.
+    CONNECTIONS
+        .get_ptr_mut(&identity)
+        .map(|new| unsafe { &mut *new })
 }
 
 /// Writes a [`PlaintextOpened`] record.
@@ -245,7 +281,7 @@ fn write_sized<const BYTES: usize>(record: &Record<'_>) -> u32 {
         captured = BYTES as u32;
     }
     if captured > 0 {
-        let source = record.data.call.buffer as *const _;
+        let source = record.data.buffer as *const _;
         // SAFETY: `bytes` has room for BYTES; the helper checks the source.
         let failed = unsafe { read_raw((&raw mut (*address).bytes).cast(), captured, source) };
         if failed != 0 {
@@ -280,7 +316,7 @@ fn write_head(head: &mut SocketData, record: &Record<'_>, captured: u32) {
     head.position = place.position;
     head.original_length = data.moved;
     head.captured_length = captured;
-    head.tcp_sequence = data.call.sequence;
+    head.tcp_sequence = data.sequence;
     head.flags = flags::PLAINTEXT
         | direction
         | data.session.waiting
@@ -296,11 +332,11 @@ fn write_head(head: &mut SocketData, record: &Record<'_>, captured: u32) {
         };
     head.role = state.role;
     head.reserved = 0;
-    head.task = 0;
-    head.task_parent = 0;
-    head.task_next = 0;
-    head.task_allotted = 0;
-    head.task_left = 0;
+    head.task = data.task.id;
+    head.task_parent = data.task.parent;
+    head.task_next = data.task.next;
+    head.task_allotted = data.task.allotted;
+    head.task_left = data.task.left;
     head.descriptor = data.session.descriptor;
     head.tail = record.tail;
 }

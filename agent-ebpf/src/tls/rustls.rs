@@ -22,7 +22,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 
 use super::{
     Action, Binding, Call, TlsSession, TlsThread,
-    plaintext::{self, Plaintext},
+    plaintext::{self, Plaintext, Task},
     proof::{APPLICATION_DATA, CHANGE_CIPHER_SPEC, RECORD_BYTES},
 };
 use crate::{
@@ -247,7 +247,7 @@ pub(crate) fn leave_send() -> Option<()> {
 #[inline(always)]
 fn report_sent(
     session: &TlsSession,
-    call: &mut TlsThread,
+    call: &TlsThread,
     thread: &mut RustlsThread,
     unsent: u64,
 ) -> Option<()> {
@@ -264,12 +264,14 @@ fn report_sent(
         if moved == 0 || moved > i32::MAX as u64 {
             continue;
         }
-        call.buffer = piece.base;
         let _ = plaintext::report::<false>(&Plaintext {
             session,
-            call,
+            buffer: piece.base,
+            first_ns: call.first_ns,
+            sequence: call.sequence,
             direction: Direction::Outbound,
             moved: moved as u32,
+            task: Task::NONE,
         });
     }
     Some(())
@@ -354,18 +356,21 @@ pub(crate) fn leave_open() -> Option<()> {
     } else {
         left
     };
-    call.buffer = record;
+    let mut buffer = record;
     for _ in 0..2 {
         if left == 0 {
             break;
         }
         let _ = plaintext::report::<false>(&Plaintext {
             session,
-            call,
+            buffer,
+            first_ns: call.first_ns,
+            sequence: call.sequence,
             direction: Direction::Inbound,
             moved: part,
+            task: Task::NONE,
         });
-        call.buffer += u64::from(part);
+        buffer += u64::from(part);
         left -= part;
         part = left;
     }

@@ -10,9 +10,6 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// What probes on a TLS library cost, as docs/bench.md has it: a call of the library is two hits.
-const COST: &str = "a request costs 4 to 6 hits of about 2 us";
-
 /// How a line begins.
 #[derive(Clone, Copy)]
 enum Mark {
@@ -179,9 +176,10 @@ fn write_inside(page: &mut Writer, pid: u32, inside: &Inside) {
                 file,
                 library,
                 probes,
+                cost,
             } => {
                 let text = format!(
-                    "{pid} encrypts with {library} ({file}): captured by {probes} probes; {COST}"
+                    "{pid} encrypts with {library} ({file}): captured by {probes} probes; {cost}"
                 );
                 page.line(Mark::Fine, &text);
             }
@@ -279,6 +277,7 @@ mod tests {
                         file: "/usr/bin/node".to_owned(),
                         library: "OpenSSL 3.0.19".to_owned(),
                         probes: 20,
+                        cost: "cheap",
                     },
                     Tls::Missed {
                         what: "/usr/lib/libwolfssl.so".to_owned(),

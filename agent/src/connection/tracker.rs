@@ -147,18 +147,32 @@ impl Connection {
         self.unix_path = path;
     }
 
-    /// It is what a TLS session carries, over a connection with these ends.
+    /// It is what a TLS session carries, over a connection with these ends. Of Go each direction's
+    /// origin is told by itself.
     pub fn handle_plaintext(&mut self, opened: &PlaintextOpened) {
         self.endpoints = opened.endpoints;
-        self.plaintext = Some(Plaintext {
-            origins: opened.origins,
-        });
+        let plaintext = self.plaintext.get_or_insert_default();
+        for (known, told) in plaintext.origins.iter_mut().zip(opened.origins) {
+            if told != 0 {
+                *known = told;
+            }
+        }
         if self.role == Role::Unknown {
             self.role = opened.role;
         }
         if self.inbound.position() > 0 || self.outbound.position() > 0 {
             self.ask();
         }
+    }
+
+    /// When what carries it was opened, if that was before its own first byte.
+    pub fn handle_opened(&mut self, opened_ns: u64) {
+        self.first_ns = self.first_ns.min(opened_ns);
+    }
+
+    /// When it was first heard of.
+    pub fn first_ns(&self) -> u64 {
+        self.first_ns
     }
 
     /// `None`: it is a connection itself.

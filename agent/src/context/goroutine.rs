@@ -56,6 +56,8 @@ struct Program<E> {
     parents: Recent<u64>,
     /// The latest call announced on each file descriptor.
     calls: FxHashMap<u32, Call<E>>,
+    /// Calls for which goroutines are about to start one that writes the headers.
+    stream_calls: FxHashMap<u64, Call<E>>,
     births: Births,
 }
 
@@ -92,6 +94,7 @@ impl<E> Default for Program<E> {
             bound: Recent::default(),
             parents: Recent::default(),
             calls: FxHashMap::default(),
+            stream_calls: FxHashMap::default(),
             births: Births::default(),
         }
     }
@@ -187,11 +190,29 @@ impl<E: Copy + PartialEq> Goroutines<E> {
     /// A goroutine is about to send a request of `net/http`'s client.
     pub fn handle_call(&mut self, process: ProcessId, task: Task, descriptor: u32, time_ns: u64) {
         let program = self.programs.entry(process).or_default();
-        let caller = program.request_of(task, time_ns, GENERATIONS);
-        if task.parent != 0 {
-            program.parents.insert(task.id, task.parent);
+        let call = program.call(task, time_ns);
+        program.calls.insert(descriptor, call);
+    }
+
+    /// A goroutine is about to start one for a stream. That writes the stream's headers under a
+    /// lock and sends them before it gives that back: no other stream begins with the same bytes.
+    pub fn handle_stream_call(&mut self, process: ProcessId, task: Task, time_ns: u64) {
+        let program = self.programs.entry(process).or_default();
+        let call = program.call(task, time_ns);
+        if program.stream_calls.len() >= GOROUTINES {
+            // Those that were given up.
+            let is_recent = |call: &Call<E>| time_ns.saturating_sub(call.time_ns) <= CALL_NS;
+            program.stream_calls.retain(|_, call| is_recent(call));
         }
-        program.calls.insert(descriptor, Call { caller, time_ns });
+        program.stream_calls.insert(task.id, call);
+    }
+
+    /// The request for which a stream is begun by this goroutine, whose starter has announced that.
+    pub fn stream_caller(&mut self, process: ProcessId, writer: Task, time_ns: u64) -> Option<E> {
+        let program = self.programs.get_mut(&process)?;
+        let call = program.stream_calls.remove(&writer.parent)?;
+        call.caller
+            .filter(|_| time_ns.saturating_sub(call.time_ns) <= CALL_NS)
     }
 
     /// The request for which another is sent: by this goroutine, at this time, on this descriptor,
@@ -249,6 +270,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
             program.readers.clear();
             program.bound = Recent::default();
             program.calls.clear();
+            program.stream_calls.clear();
         }
         self.servers.clear();
     }
@@ -279,6 +301,14 @@ impl<E: Copy> Serving<E> {
 }
 
 impl<E: Copy + PartialEq> Program<E> {
+    fn call(&mut self, task: Task, time_ns: u64) -> Call<E> {
+        let caller = self.request_of(task, time_ns, GENERATIONS);
+        if task.parent != 0 {
+            self.parents.insert(task.id, task.parent);
+        }
+        Call { caller, time_ns }
+    }
+
     /// The request that a goroutine seen now works for, or worked for: it belongs to one for ever.
     fn request_of(&mut self, task: Task, now_ns: u64, generations: u32) -> Option<E> {
         if self.readers.contains_key(&task.id) {

@@ -166,8 +166,10 @@ impl Exchanges {
                 let unit = origin.map_or(connection.unit, |origin| origin.unit);
                 let wire = origin.and_then(|origin| wire_key(connection, origin, position));
                 let caller = match connection.kind {
-                    // Whoever writes there writes for others too.
-                    Kind::Client if connection.multiplexed => None,
+                    // Whoever writes there writes for others too, but for who says otherwise.
+                    Kind::Client if connection.multiplexed => {
+                        origin.and_then(|origin| self.stream_caller(&origin, stitcher))
+                    }
                     Kind::Client => {
                         let usage = if connection.complete && position == 0 {
                             Use::First
@@ -231,7 +233,7 @@ impl Exchanges {
                     Kind::Client if discipline == Discipline::Loop => {
                         self.latest.insert(connection.id, node);
                     }
-                    Kind::Client if connection.multiplexed => {
+                    Kind::Client if connection.multiplexed && caller.is_none() => {
                         let process = unit.process;
                         let supposed = self.starts.handle_call_of_process(process, node, time_ns);
                         if supposed.is_some() {
@@ -503,6 +505,18 @@ impl Exchanges {
                 connection.opened_ns,
                 origin.time_ns,
             )
+            .filter(|caller| stitcher.is_open(*caller))
+            .map(|caller| (caller, Evidence::Goroutine))
+    }
+
+    fn stream_caller(
+        &mut self,
+        origin: &Origin,
+        stitcher: &Stitcher<Finished>,
+    ) -> Option<(NodeKey, Evidence)> {
+        let process = origin.unit.process;
+        self.goroutines
+            .stream_caller(process, origin.task?, origin.time_ns)
             .filter(|caller| stitcher.is_open(*caller))
             .map(|caller| (caller, Evidence::Goroutine))
     }

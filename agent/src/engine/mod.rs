@@ -273,9 +273,11 @@ impl Engine {
                 task,
                 descriptor,
             } => {
-                self.exchanges
-                    .goroutines
-                    .handle_call(process, task, descriptor, now_ns);
+                let goroutines = &mut self.exchanges.goroutines;
+                match descriptor {
+                    Some(descriptor) => goroutines.handle_call(process, task, descriptor, now_ns),
+                    None => goroutines.handle_stream_call(process, task, now_ns),
+                }
             }
             EventKind::Listen {
                 process, traced, ..

@@ -14,12 +14,17 @@ impl Engine {
         if is_reused {
             self.end_connection(id, now_ns);
         }
+        let carrier = self.connections.get(id.carrier());
+        let opened_ns = carrier.map(|carrier| carrier.first_ns());
         let before = self.connections.len();
         let connection =
             self.connections
                 .get_or_insert(id, opened.unit, opened.endpoints, opened.role, now_ns);
         let Some(connection) = connection else { return };
         connection.handle_plaintext(opened);
+        if let Some(opened_ns) = opened_ns {
+            connection.handle_opened(opened_ns);
+        }
         self.observe(id);
         if opened.role == Role::Client {
             self.connections.note_client(id);

@@ -125,7 +125,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
                     id: record.task,
                     parent: record.task_parent,
                 },
-                descriptor: record.descriptor,
+                descriptor: (record.descriptor != UNKNOWN_DESCRIPTOR).then_some(record.descriptor),
             }
         }
     };

@@ -162,11 +162,12 @@ pub enum EventKind<'a> {
     PlaintextOpened(PlaintextOpened),
     /// A thread woke another one on purpose.
     HandOff(HandOff),
-    /// A goroutine is about to use a connection for a request of Go's HTTP client.
+    /// A goroutine is about to use a connection for a request of Go's HTTP client; without a
+    /// descriptor, to start one that writes the headers of a stream.
     GoCall {
         process: ProcessId,
         task: Task,
-        descriptor: u32,
+        descriptor: Option<u32>,
     },
 }
 

@@ -1,4 +1,4 @@
-//! EDGE: Go programs told to the kernel side, and the probe on their HTTP client.
+//! EDGE: Go programs told to the kernel side, and the probes on their HTTP client and their TLS.
 
 use std::{
     collections::HashMap as Map,
@@ -6,31 +6,29 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use agent_common::process::GoProcess;
+use agent_common::process::{GoProcess, NOT_YET};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
     maps::{HashMap, MapData},
-    programs::{
-        ProgramError, UProbe,
-        uprobe::{UProbeLinkId, UProbeScope},
-    },
 };
 
-use super::maps::take;
+use super::{
+    maps::take,
+    tls::{self, Attached},
+};
+use crate::process::binary::tls::Point;
 
-const PROGRAM: &str = "go_client_call";
-
-/// The map of Go processes, and the probes, one for each binary.
+/// The map of Go processes, and the probes on each binary.
 pub struct GoHooks {
     /// Shared with the guard, which detaches everything at the end.
     ebpf: Arc<Mutex<Ebpf>>,
     processes: HashMap<MapData, u32, GoProcess>,
-    links: Map<u64, UProbeLinkId>,
-    next_link: u64,
+    attached: Map<u64, Attached>,
+    next: u64,
 }
 
-/// A probe that is attached.
+/// Probes that are attached.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct ProbeId(u64);
 
@@ -40,13 +38,37 @@ impl GoHooks {
         Ok(Self {
             ebpf: Arc::clone(ebpf),
             processes: map.try_into()?,
-            links: Map::new(),
-            next_link: 0,
+            attached: Map::new(),
+            next: 0,
         })
     }
 
-    /// How to read the goroutines of a process.
+    /// How to read the goroutines of a process. Since when its TLS is seen stays as it was: the
+    /// kernel side forgets a process that runs another program.
     pub fn describe(&mut self, pid: u32, program: &GoProcess) -> Result<()> {
+        let known = self.processes.get(&pid, 0);
+        let program = GoProcess {
+            tls_since_ns: known.map_or(NOT_YET, |known| known.tls_since_ns),
+            ..*program
+        };
+        self.put(pid, &program)
+    }
+
+    /// All plaintext of its own TLS is seen from now on, if it was not before.
+    pub fn note_tls(&mut self, pid: u32, now_ns: u64) -> Result<()> {
+        match self.processes.get(&pid, 0) {
+            Ok(known) if known.tls_since_ns == NOT_YET => self.put(
+                pid,
+                &GoProcess {
+                    tls_since_ns: now_ns,
+                    ..known
+                },
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&mut self, pid: u32, program: &GoProcess) -> Result<()> {
         self.processes
             .insert(pid, program, 0)
             .with_context(|| format!("the kernel's table of Go processes refused pid {pid}"))
@@ -57,35 +79,28 @@ impl GoHooks {
         let _ = self.processes.remove(&pid);
     }
 
-    /// Probes the client's call, at this offset of this file, in every process that runs it.
-    pub fn attach(&mut self, file: &Path, offset: u64) -> Result<ProbeId> {
-        let mut ebpf = lock(&self.ebpf)?;
-        let program: &mut UProbe = ebpf
-            .program_mut(PROGRAM)
-            .with_context(|| format!("program {PROGRAM} is not in the eBPF object"))?
-            .try_into()?;
-        match program.load() {
-            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-            Err(error) => return Err(error).context("the kernel refused the program"),
-        }
-        let link = program
-            .attach(offset, file, UProbeScope::AllProcesses)
-            .with_context(|| format!("cannot probe offset {offset:#x} of {}", file.display()))?;
-        self.next_link += 1;
-        self.links.insert(self.next_link, link);
-        Ok(ProbeId(self.next_link))
+    /// Probes these places of this file, in every process that runs it: all or none.
+    pub fn attach(&mut self, file: &Path, points: &[Point]) -> Result<ProbeId> {
+        let links = tls::attach_all(&mut *lock(&self.ebpf)?, file, points)?;
+        self.next += 1;
+        self.attached.insert(self.next, links);
+        Ok(ProbeId(self.next))
     }
 
     pub fn detach(&mut self, probe: &ProbeId) -> Result<()> {
-        let Some(link) = self.links.remove(&probe.0) else {
-            return Ok(());
-        };
-        let mut ebpf = lock(&self.ebpf)?;
-        let program: &mut UProbe = ebpf
-            .program_mut(PROGRAM)
-            .with_context(|| format!("program {PROGRAM} is not in the eBPF object"))?
-            .try_into()?;
-        Ok(program.detach(link)?)
+        if let Some(links) = self.attached.remove(&probe.0) {
+            tls::detach(&mut *lock(&self.ebpf)?, links);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for GoHooks {
+    fn drop(&mut self) {
+        let links = self.attached.drain().flat_map(|(_, links)| links).collect();
+        if let Ok(mut ebpf) = lock(&self.ebpf) {
+            tls::detach(&mut ebpf, links);
+        }
     }
 }
 

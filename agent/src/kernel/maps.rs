@@ -3,7 +3,7 @@
 use agent_common::{
     connection::ConnectionState,
     drop_reason::DropReason,
-    process::{FOLLOWED, GO, PROVISIONAL},
+    process::{FOLLOWED, GO, PROVISIONAL, TLS},
 };
 use anyhow::{Context as _, Result};
 use aya::{
@@ -63,6 +63,11 @@ impl Processes {
     /// more. One that is not traced, because it ended, stays so.
     pub fn mark_go(&mut self, process: ProcessId, is_go: bool) -> Result<()> {
         self.mark(process, GO, is_go)
+    }
+
+    /// The process speaks TLS by functions that are probed.
+    pub fn mark_tls(&mut self, process: ProcessId) -> Result<()> {
+        self.mark(process, TLS, true)
     }
 
     /// What threads of the process hand to each other is watched, or not any more.

@@ -23,9 +23,12 @@ pub struct TlsHooks {
     /// Shared with the guard, which detaches everything at the end.
     ebpf: Arc<Mutex<Ebpf>>,
     variant: Variant,
-    attached: HashMap<u64, Vec<(&'static str, UProbeLinkId)>>,
+    attached: HashMap<u64, Attached>,
     next: u64,
 }
+
+/// Probes, by the programs that they run.
+pub(super) type Attached = Vec<(&'static str, UProbeLinkId)>;
 
 /// The probes of one file.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -43,21 +46,14 @@ impl TlsHooks {
 
     /// Probes these functions of this file, in every process that runs it: all or none.
     pub fn attach(&mut self, file: &Path, points: &[Point]) -> Result<ProbesId> {
-        let mut ebpf = lock(&self.ebpf)?;
-        let mut links = Vec::with_capacity(points.len());
-        for point in points {
-            let point = Point {
+        let points: Vec<Point> = points
+            .iter()
+            .map(|point| Point {
                 program: self.of_variant(point.program),
                 ..*point
-            };
-            match attach(&mut ebpf, file, point) {
-                Ok(link) => links.push((point.program, link)),
-                Err(error) => {
-                    detach(&mut ebpf, links);
-                    return Err(error);
-                }
-            }
-        }
+            })
+            .collect();
+        let links = attach_all(&mut *lock(&self.ebpf)?, file, &points)?;
         self.next += 1;
         self.attached.insert(self.next, links);
         Ok(ProbesId(self.next))
@@ -94,6 +90,21 @@ fn program<'ebpf>(ebpf: &'ebpf mut Ebpf, name: &'static str) -> Result<&'ebpf mu
     Ok(program.try_into()?)
 }
 
+/// Probes these places of a file: all or none.
+pub(super) fn attach_all(ebpf: &mut Ebpf, file: &Path, points: &[Point]) -> Result<Attached> {
+    let mut links = Vec::with_capacity(points.len());
+    for point in points {
+        match attach(ebpf, file, *point) {
+            Ok(link) => links.push((point.program, link)),
+            Err(error) => {
+                detach(ebpf, links);
+                return Err(error);
+            }
+        }
+    }
+    Ok(links)
+}
+
 fn attach(ebpf: &mut Ebpf, file: &Path, point: Point) -> Result<UProbeLinkId> {
     let program = program(ebpf, point.program)?;
     match program.load() {
@@ -113,7 +124,7 @@ fn attach(ebpf: &mut Ebpf, file: &Path, point: Point) -> Result<UProbeLinkId> {
 
 /// All at once: the kernel waits for every thread that may be inside a probe, a tenth of a second
 /// each time, and those who wait together wait once.
-fn detach(ebpf: &mut Ebpf, links: Vec<(&'static str, UProbeLinkId)>) {
+pub(super) fn detach(ebpf: &mut Ebpf, links: Attached) {
     let mut owned = Vec::with_capacity(links.len());
     for (name, link) in links {
         match program(ebpf, name).and_then(|program| Ok(program.take_link(link)?)) {

@@ -12,7 +12,10 @@ use std::{
     path::PathBuf,
 };
 
-use agent_common::{kernel_config::ABSENT, process::GoProcess};
+use agent_common::{
+    kernel_config::ABSENT,
+    process::{GoProcess, NOT_YET},
+};
 use anyhow::{Context as _, Result};
 use object::read::ReadCache;
 
@@ -20,7 +23,7 @@ use crate::{
     kernel::go::{GoHooks, ProbeId},
     process::{
         Process,
-        binary::{self, GoProgram, Offsets},
+        binary::{self, GoProgram, Offsets, tls::Point},
         text,
     },
 };
@@ -53,8 +56,19 @@ impl Content {
 struct Binary {
     content: Content,
     program: GoProgram,
-    probe: Option<ProbeId>,
+    probes: Vec<ProbeId>,
+    /// Its TLS is probed.
+    speaks_tls: bool,
     pids: HashSet<u32>,
+}
+
+/// What the kernel side was told of a process's program.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Described {
+    /// How to read its goroutines.
+    pub(super) goroutines: bool,
+    /// Its own TLS is probed.
+    pub(super) tls: bool,
 }
 
 pub(super) struct Programs {
@@ -73,14 +87,14 @@ impl Programs {
     }
 
     /// Looks at the executable of a traced process, tells the kernel side how to read its
-    /// goroutines if Go made it, and notes so in its facts. Returns whether goroutines can be read.
-    pub(super) fn inspect(&mut self, process: &mut Process) -> bool {
+    /// goroutines if Go made it, and notes so in its facts.
+    pub(super) fn inspect(&mut self, process: &mut Process) -> Described {
         let pid = process.id.pid;
-        let mut is_described = false;
+        let mut described = Described::default();
         match self.follow(pid) {
-            Ok(Some((version, described))) => {
+            Ok(Some((version, told))) => {
                 process.facts.go_version = Some(version);
-                is_described = described;
+                described = told;
             }
             Ok(None) => {}
             Err(error) => {
@@ -88,10 +102,15 @@ impl Programs {
                 tracing::debug!(pid, reason, "program not understood");
             }
         }
-        if !is_described {
+        if !described.goroutines {
             self.hooks.forget(pid);
         }
-        is_described
+        described
+    }
+
+    /// All plaintext of the process's own TLS is seen from now on, if it was not before.
+    pub(super) fn note_tls(&mut self, pid: u32, now_ns: u64) -> Result<()> {
+        self.hooks.note_tls(pid, now_ns)
     }
 
     /// Lets go of binaries that nobody runs any more.
@@ -107,9 +126,9 @@ impl Programs {
         });
     }
 
-    /// Version of the Go that made the process's program, and whether the kernel side was told how
-    /// to read it; `None`: another language.
-    fn follow(&mut self, pid: u32) -> Result<Option<(String, bool)>> {
+    /// Version of the Go that made the process's program, and what the kernel side was told of it;
+    /// `None`: another language.
+    fn follow(&mut self, pid: u32) -> Result<Option<(String, Described)>> {
         let content = identify(pid).context("cannot look at its executable")?;
         if self.others.contains(&content) {
             return Ok(None);
@@ -131,11 +150,15 @@ impl Programs {
         binary.pids.insert(pid);
         let version = binary.program.version.clone();
         let Some((offsets, _)) = &binary.program.offsets else {
-            return Ok(Some((version, false)));
+            return Ok(Some((version, Described::default())));
         };
-        let described = describe(&binary.program, offsets, load_bias(pid, &binary.program));
-        self.hooks.describe(pid, &described)?;
-        Ok(Some((version, true)))
+        let process = describe(&binary.program, offsets, load_bias(pid, &binary.program));
+        self.hooks.describe(pid, &process)?;
+        let described = Described {
+            goroutines: true,
+            tls: binary.speaks_tls,
+        };
+        Ok(Some((version, described)))
     }
 
     /// A binary not seen before, or one that was written again.
@@ -144,49 +167,61 @@ impl Programs {
         if let Some(binary) = &before {
             detach(&mut self.hooks, binary);
         }
+        report(pid, &program);
+        let client = self.probe(pid, CLIENT, program.client_points());
+        let tls = self.probe(pid, TLS, program.tls_points());
         let binary = Binary {
             content,
-            probe: self.probe(pid, &program),
+            speaks_tls: tls.is_some(),
+            probes: client.into_iter().chain(tls).collect(),
             program,
             pids: before.map(|binary| binary.pids).unwrap_or_default(),
         };
         self.go.insert(content.file, binary);
     }
 
-    /// Probes a new binary, and says what of it is not understood.
-    fn probe(&mut self, pid: u32, program: &GoProgram) -> Option<ProbeId> {
-        tracing::info!(
-            pid,
-            version = program.version,
-            is_stripped = program.is_stripped,
-            is_position_independent = program.is_position_independent,
-            offsets = ?program.offsets.map(|(_, source)| source),
-            has_http_client = program.client_call.is_some(),
-            "Go program"
-        );
-        for shortcoming in &program.shortcomings {
-            tracing::warn!(pid, reason = %shortcoming, "goroutines not followed all the way");
+    /// `None`: there is nothing to probe, or it failed, which is said.
+    fn probe(&mut self, pid: u32, missing: &str, points: Vec<Point>) -> Option<ProbeId> {
+        if points.is_empty() {
+            return None;
         }
-        let offset = program.client_call.filter(|_| program.offsets.is_some())?;
-        self.hooks
-            .attach(&executable(pid), offset)
-            .inspect_err(|error| {
+        match self.hooks.attach(&executable(pid), &points) {
+            Ok(probe) => Some(probe),
+            Err(error) => {
                 let reason = format!("{error:#}");
-                tracing::warn!(
-                    pid,
-                    reason,
-                    "calls of Go's HTTP client not joined by goroutine"
-                );
-            })
-            .ok()
+                tracing::warn!(pid, reason, "{missing}");
+                None
+            }
+        }
+    }
+}
+
+/// What is missing without the probes.
+const CLIENT: &str = "calls of Go's HTTP client not joined by goroutine";
+const TLS: &str = "Go's own TLS not captured";
+
+/// Says what a new binary is, and what of it is not understood.
+fn report(pid: u32, program: &GoProgram) {
+    tracing::info!(
+        pid,
+        version = program.version,
+        is_stripped = program.is_stripped,
+        is_position_independent = program.is_position_independent,
+        offsets = ?program.offsets.map(|(_, source)| source),
+        has_http_client = program.client_call.is_some(),
+        has_tls = program.tls.is_some(),
+        "Go program"
+    );
+    for shortcoming in &program.shortcomings {
+        tracing::warn!(pid, reason = %shortcoming, "Go program not followed all the way");
     }
 }
 
 fn detach(hooks: &mut GoHooks, binary: &Binary) {
-    if let Some(probe) = &binary.probe
-        && let Err(error) = hooks.detach(probe)
-    {
-        tracing::debug!(%error, "probe not detached");
+    for probe in &binary.probes {
+        if let Err(error) = hooks.detach(probe) {
+            tracing::debug!(%error, "probe not detached");
+        }
     }
 }
 
@@ -226,6 +261,9 @@ fn describe(program: &GoProgram, offsets: &Offsets, bias: Option<u64>) -> GoProc
         left_processor: offsets.left_processor,
         next_id: offsets.next_id,
         connection: offsets.connection,
+        tls_connection: program.tls.as_ref().map_or(0, |tls| tls.connection),
+        reserved: 0,
+        tls_since_ns: NOT_YET,
         allotted: program.counter.map_or(0, address),
         image_start: address(start),
         image_end: address(end),

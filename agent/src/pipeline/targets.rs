@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{libraries::Libraries, programs::Programs};
+use super::{libraries::Libraries, programs::Programs, threads::boottime_ns};
 use crate::{
     event::{ProcessId, Unit},
     kernel::maps::Processes,
@@ -121,14 +121,27 @@ impl Targets {
     fn inspect(&mut self, process: &mut Process) {
         let id = process.id;
         self.libraries.meet(id.pid);
-        let is_go = self.programs.inspect(process);
+        let described = self.programs.inspect(process);
+        let is_go = described.goroutines;
         let marked = if is_go && self.selection.all && !self.traced.is_selected(id.pid) {
             // The kernel side would trace it on its first socket call.
             self.traced.trace(id)
         } else {
             Ok(())
         };
-        if let Err(error) = marked.and_then(|()| self.traced.mark_go(id, is_go)) {
+        let marked = marked
+            .and_then(|()| self.traced.mark_go(id, is_go))
+            // Before its first plaintext, so that its handshakes are known for what they are.
+            .and_then(|()| match described.tls {
+                true => self.traced.mark_tls(id),
+                false => Ok(()),
+            });
+        // From here on the kernel side takes everything that the program's TLS does.
+        let settled = marked.and_then(|()| match described.tls {
+            true => self.programs.note_tls(id.pid, boottime_ns()),
+            false => Ok(()),
+        });
+        if let Err(error) = settled {
             tracing::warn!(pid = id.pid, %error, "goroutines not followed");
         }
     }

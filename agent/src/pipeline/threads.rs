@@ -471,7 +471,7 @@ fn tell(told: anyhow::Result<()>) {
     }
 }
 
-fn boottime_ns() -> u64 {
+pub(super) fn boottime_ns() -> u64 {
     nanoseconds(ClockId::Boottime)
 }
 

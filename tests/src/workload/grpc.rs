@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     go, node,
+    pki::Pki,
     process::{Process, crate_file, output, target_directory},
     python,
     temp::TempDir,
@@ -108,6 +109,17 @@ impl Store {
         Self { process, port }
     }
 
+    /// grpc-go, inside TLS.
+    pub fn start_tls(service: &str, pki: &Pki) -> Self {
+        let mut command = Implementation::Go.command();
+        command.env("TLS_CERTIFICATE", pki.server_certificate());
+        command.env("TLS_KEY", pki.server_key());
+        command.arg("serve").env("OTEL_SERVICE_NAME", service);
+        let mut process = Process::spawn("grpc-go", &mut command);
+        let port = process.announced_port();
+        Self { process, port }
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -198,6 +210,13 @@ impl Caller {
         parallel: usize,
     ) -> Self {
         Self::start_with(implementation, service, &[port.into(), count, parallel])
+    }
+
+    /// grpc-go, inside TLS.
+    pub fn start_tls(service: &str, pki: &Pki, [port, count, parallel]: [usize; 3]) -> Self {
+        let mut command = Implementation::Go.command();
+        command.env("TLS_AUTHORITY", pki.authority_certificate());
+        Self::start_command("grpc-go", command, service, &[port, count, parallel])
     }
 
     /// As [`Self::start`], in two rounds with so many methods: grpcio and grpc-go.

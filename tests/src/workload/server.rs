@@ -94,6 +94,11 @@ impl ServerBuilder {
         self
     }
 
+    pub fn flag(mut self, name: &str) -> Self {
+        self.command.arg(name);
+        self
+    }
+
     /// Listens on a unix socket instead.
     pub fn unix(mut self) -> Self {
         let path = self.directory.join("socket");

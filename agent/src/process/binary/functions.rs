@@ -40,6 +40,8 @@ pub(super) struct Functions<'data> {
 /// A function's entry, by each of the possible starts of the text, best first.
 pub(super) struct Found {
     pub(super) entries: Vec<u64>,
+    /// Bytes up to where the next function begins; 0 where none does.
+    pub(super) size: u64,
 }
 
 impl<'data> Functions<'data> {
@@ -76,12 +78,15 @@ impl<'data> Functions<'data> {
     pub(super) fn find(&self, name: &str) -> Option<Found> {
         let wanted = [b"\0", name.as_bytes(), b"\0"].concat();
         let name = memmem::find(self.names, &wanted)? as u32 + 1;
-        let entry = (0..self.count).find_map(|index| {
+        let (index, entry) = (0..self.count).find_map(|index| {
             let entry = word32(self.table, index * 8)?;
             let function = word32(self.table, index * 8 + 4)? as usize;
-            (word32(self.table, function.checked_add(4)?)? == name).then_some(entry)
+            (word32(self.table, function.checked_add(4)?)? == name).then_some((index, entry))
         })?;
+        // Behind the last one stands where it ends.
+        let next = word32(self.table, (index + 1) * 8).unwrap_or(entry);
         Some(Found {
+            size: next.saturating_sub(entry).into(),
             entries: self
                 .text_starts
                 .iter()

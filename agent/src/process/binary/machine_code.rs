@@ -1,5 +1,6 @@
-//! Two things read off x86-64 instructions that Go's compiler emits: where a function's prologue
-//! can be probed cheaply, and where the runtime counts its goroutines. Intel SDM volume 2.
+//! What is read off x86-64 instructions that Go's compiler emits: where a function's prologue can
+//! be probed cheaply, where it calls another one, where it keeps its first argument, and where the
+//! runtime counts its goroutines. Intel SDM volume 2.
 
 /// How a Go function with a stack frame begins: the stack check, which also proves that this is
 /// where a function begins.
@@ -68,6 +69,68 @@ pub(super) fn goroutine_counter(code: &[u8], entry: u64) -> Option<u64> {
         });
     let address = found.next()?;
     found.next().is_none().then_some(address)
+}
+
+/// Bytes of `e8 xx xx xx xx`, a call of an address relative to the next instruction. The kernel
+/// emulates it as it does `push`.
+const CALL_BYTES: usize = 5;
+
+/// Where in the code of a function at `entry` another one is called, in bytes behind the entry.
+/// Instructions are not told apart: that five bytes of others look like a call of just this address
+/// does not happen by chance.
+pub(super) fn calls(code: &[u8], entry: u64, callee: u64) -> Vec<u64> {
+    let calls = code.windows(CALL_BYTES).enumerate().filter(|(at, window)| {
+        let [0xe8, distance @ ..] = window else {
+            return false;
+        };
+        let distance = <[u8; 4]>::try_from(distance).map(i32::from_le_bytes);
+        let next = entry.checked_add((at + CALL_BYTES) as u64);
+        let target = |distance: i32| next?.checked_add_signed(distance.into());
+        distance.ok().and_then(target) == Some(callee)
+    });
+    calls.map(|(at, _)| at as u64).collect()
+}
+
+/// Where a function keeps its first argument when it makes the call at `call`, in bytes above
+/// the stack pointer: it puts `rax` there before its own first call, and takes it from there
+/// behind this one, whatever register it wants it in.
+///
+/// ```text
+/// 48 89 44 24 xx  or  48 89 84 24 xx xx xx xx           mov [rsp+x], rax
+/// 48|4c 8b 44..7c 24 xx  or  .. 84..bc 24 xx xx xx xx   mov r64, [rsp+x]
+/// ```
+pub(super) fn first_argument(code: &[u8], call: u64) -> Option<u32> {
+    /// A reload stands among the first instructions behind the call.
+    const BEHIND: usize = 16;
+
+    let kept = code.windows(SLOT_BYTES).find_map(|window| {
+        let rest = window.strip_prefix(&[0x48, 0x89])?;
+        matches!(rest, [0x44 | 0x84, ..]).then(|| slot(rest))?
+    })?;
+    let behind = usize::try_from(call).ok()?.checked_add(CALL_BYTES)?;
+    let rest = code.get(behind..)?;
+    let is_taken = rest.windows(SLOT_BYTES).take(BEHIND).any(
+        |window| matches!(window, [0x48 | 0x4c, 0x8b, operand @ ..] if slot(operand) == Some(kept)),
+    );
+    is_taken.then_some(kept)
+}
+
+/// Bytes of an instruction with a register and a place on the stack at most.
+const SLOT_BYTES: usize = 8;
+
+/// The place on the stack that an operand names: `modrm`, `sib`, then a distance of one byte or
+/// four.
+fn slot(operand: &[u8]) -> Option<u32> {
+    match operand {
+        [modrm, 0x24, distance, ..] if modrm & 0xc7 == 0x44 => i8::try_from(*distance)
+            .ok()
+            .and_then(|distance| u32::try_from(distance).ok()),
+        [modrm, 0x24, distance @ ..] if modrm & 0xc7 == 0x84 => {
+            let distance = distance.get(..4)?.try_into().ok()?;
+            u32::try_from(i32::from_le_bytes(distance)).ok()
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

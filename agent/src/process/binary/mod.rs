@@ -11,6 +11,7 @@ mod build_info;
 mod dwarf;
 mod elf;
 mod functions;
+pub mod go_tls;
 pub mod layout;
 mod machine_code;
 pub mod tls;
@@ -22,12 +23,33 @@ use thiserror::Error;
 pub use build_info::Release;
 use elf::Elf;
 use functions::Functions;
+use go_tls::GoTls;
 pub use layout::Offsets;
 use layout::Source;
+use tls::Point;
 
 /// Called once for each request of `net/http`'s client over HTTP/1, by the goroutine that makes
 /// the request, after it was given a connection.
 const CLIENT_CALL: &str = "net/http.(*persistConn).roundTrip";
+
+/// As [`CLIENT_CALL`], over HTTP/2: what starts a goroutine for the request, which encodes and
+/// writes its header block itself. Of the standard library until Go 1.26 and since, and of
+/// `golang.org/x/net`; a program may have more than one. Of each the name since 2024, when
+/// `RoundTrip` became a wrapper, and the one before.
+const STREAM_CALLS: [[&str; 2]; 3] = [
+    [
+        "net/http.(*http2ClientConn).roundTrip",
+        "net/http.(*http2ClientConn).RoundTrip",
+    ],
+    [
+        "net/http/internal/http2.(*ClientConn).roundTrip",
+        "net/http/internal/http2.(*ClientConn).RoundTrip",
+    ],
+    [
+        "golang.org/x/net/http2.(*ClientConn).roundTrip",
+        "golang.org/x/net/http2.(*ClientConn).RoundTrip",
+    ],
+];
 
 /// Starts a goroutine.
 const START_GOROUTINE: &str = "runtime.newproc1";
@@ -67,6 +89,8 @@ pub enum Shortcoming {
     NoCounter,
     #[error("before Go 1.21 goroutines do not know their parents")]
     NoParents,
+    #[error("where `crypto/tls` has plaintext was not found: what it encrypts is not understood")]
+    NoTls,
 }
 
 /// A program made by Go.
@@ -79,6 +103,10 @@ pub struct GoProgram {
     /// Where to probe the client's call, as a file offset; `None`: `net/http`'s client is not in
     /// the program, or not found.
     pub client_call: Option<u64>,
+    /// The same over HTTP/2.
+    pub stream_calls: Vec<u64>,
+    /// Where its own TLS has plaintext; `None`: it is not in the program, or not found.
+    pub tls: Option<GoTls>,
     /// Address of the count of goroutine ids given out.
     pub counter: Option<u64>,
     /// First address of the program and the one behind the last.
@@ -110,6 +138,8 @@ pub fn analyse<'data, R: ReadRef<'data>>(data: R) -> Result<Option<GoProgram>, U
         version,
         offsets,
         client_call: None,
+        stream_calls: Vec::new(),
+        tls: None,
         counter: None,
         image: file.image(),
         is_position_independent: file.is_position_independent,
@@ -135,19 +165,49 @@ pub fn measured_offsets<'data, R: ReadRef<'data>>(
 }
 
 impl GoProgram {
+    /// The probes on the client's calls; none where its structures are not known.
+    pub fn client_points(&self) -> Vec<Point> {
+        if self.offsets.is_none() {
+            return Vec::new();
+        }
+        let point = |program| {
+            move |offset: &u64| Point {
+                program,
+                offset: *offset,
+            }
+        };
+        let streams = self.stream_calls.iter().map(point("go_stream_call"));
+        let calls = self.client_call.iter().map(point("go_client_call"));
+        calls.chain(streams).collect()
+    }
+
+    /// The probes on its TLS.
+    pub fn tls_points(&self) -> Vec<Point> {
+        let tls = self.tls.as_ref().filter(|_| self.offsets.is_some());
+        tls.map(GoTls::points).unwrap_or_default()
+    }
+
     fn find_functions<'data, R: ReadRef<'data>>(
         &mut self,
         file: &Elf<R>,
         functions: &Functions<'data>,
     ) {
-        if let Some(found) = functions.find(CLIENT_CALL) {
-            let probe = beginning(file, &found.entries)
-                .and_then(|(entry, probe)| file.file_offset(entry.checked_add(probe)?));
-            if probe.is_none() {
-                self.shortcomings
-                    .push(Shortcoming::NoFunctionThere(CLIENT_CALL));
+        self.client_call = find_call(file, functions, CLIENT_CALL);
+        if self.client_call.is_none() && functions.find(CLIENT_CALL).is_some() {
+            let missing = Shortcoming::NoFunctionThere(CLIENT_CALL);
+            self.shortcomings.push(missing);
+        }
+        // In Go 1.27 `net/http` has a method of the same name on a type of its own, too.
+        let streams = STREAM_CALLS.iter().filter_map(|names| {
+            let mut calls = names.iter();
+            calls.find_map(|name| find_call(file, functions, name))
+        });
+        self.stream_calls = streams.collect();
+        if let Some(found) = go_tls::find(file, functions) {
+            if found.is_none() {
+                self.shortcomings.push(Shortcoming::NoTls);
             }
-            self.client_call = probe;
+            self.tls = found;
         }
         self.counter = functions.find(START_GOROUTINE).and_then(|found| {
             let (entry, _) = beginning(file, &found.entries)?;
@@ -158,6 +218,17 @@ impl GoProgram {
             self.shortcomings.push(Shortcoming::NoCounter);
         }
     }
+}
+
+/// Where to probe a function, as a file offset; `None`: it is not there, or not found.
+fn find_call<'data, R: ReadRef<'data>>(
+    file: &Elf<R>,
+    functions: &Functions<'data>,
+    name: &str,
+) -> Option<u64> {
+    let found = functions.find(name)?;
+    let (entry, probe) = beginning(file, &found.entries)?;
+    file.file_offset(entry.checked_add(probe)?)
 }
 
 /// The first of these addresses at which a function begins, and how far behind it to probe.

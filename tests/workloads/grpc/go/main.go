@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -190,7 +191,15 @@ func startServer() error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(grpc.CustomCodec(plain{}), grpc.UnknownServiceHandler(serve))
+	options := []grpc.ServerOption{grpc.CustomCodec(plain{}), grpc.UnknownServiceHandler(serve)}
+	if certificate := os.Getenv("TLS_CERTIFICATE"); certificate != "" {
+		secure, err := credentials.NewServerTLSFromFile(certificate, os.Getenv("TLS_KEY"))
+		if err != nil {
+			return err
+		}
+		options = append(options, grpc.Creds(secure))
+	}
+	server := grpc.NewServer(options...)
 	fmt.Printf("{\"port\": %d, \"pid\": %d}\n", listener.Addr().(*net.TCPAddr).Port, os.Getpid())
 	go func() {
 		bufio.NewReader(os.Stdin).ReadString('\n')
@@ -207,7 +216,15 @@ func startClient(port string, count, parallel, rounds int) error {
 	if _, err := input.ReadString('\n'); err != nil {
 		return err
 	}
-	connection, err := grpc.Dial("127.0.0.1:"+port, grpc.WithInsecure(),
+	security := grpc.WithInsecure()
+	if authority := os.Getenv("TLS_AUTHORITY"); authority != "" {
+		secure, err := credentials.NewClientTLSFromFile(authority, "")
+		if err != nil {
+			return err
+		}
+		security = grpc.WithTransportCredentials(secure)
+	}
+	connection, err := grpc.Dial("127.0.0.1:"+port, security,
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(plain{})))
 	if err != nil {
 		return err

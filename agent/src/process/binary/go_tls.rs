@@ -1,0 +1,116 @@
+//! Where a Go program's own TLS (`crypto/tls`) has plaintext in its hands. Pure.
+//!
+//! Two calls inside of `Read` and `Write` are probed, not the functions. They are made when bytes
+//! are there, after a handshake, and under the locks that order a connection's readers and writers;
+//! their arguments say all; and the kernel emulates `call`, whereas it executes the returns of a
+//! function in a single step out of line, which takes several times as long. A probe on the return
+//! address, as for C, is out of the question: Go moves its stacks.
+//!
+//! ```text
+//! func (c *Conn) Read(b []byte) (int, error)
+//!     copies what was decrypted: memmove(to rax, from rbx, length rcx), c on the stack
+//! func (c *Conn) Write(b []byte) (int, error)
+//!     c.writeRecordLocked(c rax, type rbx, data rcx, its length rdi)
+//! ```
+//!
+//! Since Go 1.17 arguments go by these registers. `crypto/tls/conn.go` of Go 1.18 to 1.27.
+
+use object::read::ReadRef;
+
+use super::{elf::Elf, functions::Functions, machine_code, tls::Point};
+
+const READ: &str = "crypto/tls.(*Conn).Read";
+const WRITE: &str = "crypto/tls.(*Conn).Write";
+const COPY: &str = "runtime.memmove";
+const WRITE_RECORD: &str = "crypto/tls.(*Conn).writeRecordLocked";
+
+/// Calls of [`WRITE_RECORD`]: TLS 1.0 sends the first byte by itself.
+const WRITES: usize = 2;
+
+/// Bytes of a function looked at; both have less than 2,000.
+const FUNCTION_BYTES: u64 = 8_192;
+
+/// Calls to probe, as file offsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoTls {
+    pub read: u64,
+    pub writes: Vec<u64>,
+    /// Where `Read` keeps the connection meanwhile, in bytes above the stack pointer.
+    pub connection: u32,
+}
+
+impl GoTls {
+    pub(super) fn points(&self) -> Vec<Point> {
+        let read = Point {
+            program: "go_tls_read",
+            offset: self.read,
+        };
+        let write = |offset: &u64| Point {
+            program: "go_tls_write",
+            offset: *offset,
+        };
+        let writes = self.writes.iter().map(write);
+        std::iter::once(read).chain(writes).collect()
+    }
+}
+
+/// Whether the program has it linked in, and where; `Some(None)`: not found.
+pub(super) fn find<'data, R: ReadRef<'data>>(
+    file: &Elf<R>,
+    functions: &Functions<'data>,
+) -> Option<Option<GoTls>> {
+    functions.find(WRITE)?;
+    Some(locate(file, functions))
+}
+
+fn locate<'data, R: ReadRef<'data>>(file: &Elf<R>, functions: &Functions<'data>) -> Option<GoTls> {
+    let reads = Calls::find(file, functions, READ, COPY)?;
+    let [read] = reads.at[..] else { return None };
+    let connection = machine_code::first_argument(reads.code, read)?;
+    let writes = Calls::find(file, functions, WRITE, WRITE_RECORD)?;
+    if writes.at.is_empty() || writes.at.len() > WRITES {
+        return None;
+    }
+    let offset = |calls: &Calls<'_>, at: u64| file.file_offset(calls.entry.checked_add(at)?);
+    let offsets = writes.at.iter().map(|at| offset(&writes, *at));
+    Some(GoTls {
+        read: offset(&reads, read)?,
+        writes: offsets.collect::<Option<_>>()?,
+        connection,
+    })
+}
+
+/// Calls that one function makes of another.
+struct Calls<'data> {
+    entry: u64,
+    code: &'data [u8],
+    /// In bytes behind the entry.
+    at: Vec<u64>,
+}
+
+impl<'data> Calls<'data> {
+    /// By the first of the possible starts of the text where the caller begins as functions do and
+    /// calls the other one.
+    fn find<R: ReadRef<'data>>(
+        file: &Elf<R>,
+        functions: &Functions<'data>,
+        caller: &str,
+        callee: &str,
+    ) -> Option<Self> {
+        let (caller, callee) = (functions.find(caller)?, functions.find(callee)?);
+        let size = caller.size.min(FUNCTION_BYTES);
+        let entries = caller.entries.iter().zip(&callee.entries);
+        entries
+            .filter_map(|(entry, callee)| {
+                let code: &'data [u8] = file.at_address(*entry, size).ok()?;
+                machine_code::probe_offset(code)?;
+                let at = machine_code::calls(code, *entry, *callee);
+                Some(Self {
+                    entry: *entry,
+                    code,
+                    at,
+                })
+            })
+            .find(|calls| !calls.at.is_empty())
+    }
+}
