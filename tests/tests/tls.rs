@@ -5,6 +5,7 @@ use std::{fs, process::Command};
 
 use agent_tests::{
     agent::{Agent, AgentCommand},
+    go::Build,
     long::factor,
     pki::Pki,
     process::{Process, output},
@@ -54,7 +55,7 @@ fn ask_in_many_ways(pki: &Pki, twin: Twin, port: u16) {
 fn spans_are_those_of_plain_text() {
     require_root!();
     let pki = Pki::new();
-    for runtime in [Runtime::Python, Runtime::Node] {
+    for runtime in [Runtime::Python, Runtime::Node, Runtime::Go(Build::Stripped)] {
         let [plain, tls] = [Twin::Plain, Twin::Tls].map(|twin| {
             let server = twin.server(runtime, "server", &pki).start();
             trace_with(
