@@ -99,7 +99,7 @@ impl Drop for GoHooks {
     fn drop(&mut self) {
         let links = self.attached.drain().flat_map(|(_, links)| links).collect();
         if let Ok(mut ebpf) = lock(&self.ebpf) {
-            tls::detach(&mut ebpf, links);
+            tls::detach_now(&mut ebpf, links);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Arc, Mutex},
+    thread,
 };
 
 use anyhow::{Context as _, Result};
@@ -11,7 +12,7 @@ use aya::{
     Ebpf,
     programs::{
         ProgramError, UProbe,
-        uprobe::{UProbeLinkId, UProbeScope},
+        uprobe::{UProbeLink, UProbeLinkId, UProbeScope},
     },
 };
 
@@ -78,7 +79,7 @@ impl Drop for TlsHooks {
     fn drop(&mut self) {
         let links = self.attached.drain().flat_map(|(_, links)| links).collect();
         if let Ok(mut ebpf) = lock(&self.ebpf) {
-            detach(&mut ebpf, links);
+            detach_now(&mut ebpf, links);
         }
     }
 }
@@ -122,19 +123,32 @@ fn attach(ebpf: &mut Ebpf, file: &Path, point: Point) -> Result<UProbeLinkId> {
         })
 }
 
-/// All at once: the kernel waits for every thread that may be inside a probe, a tenth of a second
-/// each time, and those who wait together wait once.
+/// The kernel waits for every thread that may be inside a probe, a tenth of a second and more each
+/// time. So a thread for each waits with it, and who attaches and detaches goes on.
 pub(super) fn detach(ebpf: &mut Ebpf, links: Attached) {
-    let mut owned = Vec::with_capacity(links.len());
-    for (name, link) in links {
-        match program(ebpf, name).and_then(|program| Ok(program.take_link(link)?)) {
-            Ok(link) => owned.push(link),
-            Err(error) => tracing::debug!(name, %error, "probe not detached"),
-        }
+    for link in take(ebpf, links) {
+        // Where there can be no thread, the link ends here.
+        let _ = thread::Builder::new().spawn(move || drop(link));
     }
-    std::thread::scope(|scope| {
-        for link in owned {
+}
+
+/// As [`detach`], and waits until all have ended. Those who wait together wait once.
+pub(super) fn detach_now(ebpf: &mut Ebpf, links: Attached) {
+    let links = take(ebpf, links);
+    thread::scope(|scope| {
+        for link in links {
             scope.spawn(move || drop(link));
         }
     });
+}
+
+fn take(ebpf: &mut Ebpf, links: Attached) -> Vec<UProbeLink> {
+    let mut taken = Vec::with_capacity(links.len());
+    for (name, link) in links {
+        match program(ebpf, name).and_then(|program| Ok(program.take_link(link)?)) {
+            Ok(link) => taken.push(link),
+            Err(error) => tracing::debug!(name, %error, "probe not detached"),
+        }
+    }
+    taken
 }
