@@ -1,5 +1,5 @@
 //! Inside TLS in runtimes whose TLS is a library of the system: Ruby, Java with Tomcat's native
-//! library; and git, which has curl with GnuTLS.
+//! library; and git, which has curl with `GnuTLS`.
 
 use std::{fs, process::Command};
 
@@ -114,7 +114,7 @@ fn java_with_a_native_library() {
     }
 }
 
-/// git asks by curl with GnuTLS: its call is seen and joined, whatever it makes of the answer.
+/// git asks by curl with `GnuTLS`: its call is seen and joined, whatever it makes of the answer.
 #[test]
 fn git() {
     require_root!();

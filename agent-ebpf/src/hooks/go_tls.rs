@@ -21,7 +21,7 @@ use crate::{
 pub(crate) fn go_tls_read(ctx: ProbeContext) -> u32 {
     if let Some((traced, program)) = traced_go() {
         // SAFETY: the context of a uprobe is the thread's registers; the verifier checks the loads.
-        let (stack, buffer, moved, goroutine) = unsafe {
+        let (stack, buffer, length, goroutine) = unsafe {
             let registers = &*ctx.regs;
             (registers.rsp, registers.rbx, registers.rcx, registers.r14)
         };
@@ -36,7 +36,7 @@ pub(crate) fn go_tls_read(ctx: ProbeContext) -> u32 {
             direction: Direction::Inbound,
             object,
             buffer,
-            moved,
+            length,
             goroutine,
         });
     }
@@ -47,7 +47,7 @@ pub(crate) fn go_tls_read(ctx: ProbeContext) -> u32 {
 pub(crate) fn go_tls_write(ctx: ProbeContext) -> u32 {
     if let Some((traced, program)) = traced_go() {
         // SAFETY: as above.
-        let (object, buffer, moved, goroutine) = unsafe {
+        let (object, buffer, length, goroutine) = unsafe {
             let registers = &*ctx.regs;
             (registers.rax, registers.rcx, registers.rdi, registers.r14)
         };
@@ -57,7 +57,7 @@ pub(crate) fn go_tls_write(ctx: ProbeContext) -> u32 {
             direction: Direction::Outbound,
             object,
             buffer,
-            moved,
+            length,
             goroutine,
         });
     }

@@ -33,14 +33,14 @@ pub(crate) struct Moved<'a> {
     /// Address of the `crypto/tls.Conn`.
     pub(crate) object: u64,
     pub(crate) buffer: u64,
-    pub(crate) moved: u64,
+    pub(crate) length: u64,
     /// Address of the goroutine's structure.
     pub(crate) goroutine: u64,
 }
 
 #[inline(always)]
 pub(crate) fn moved(moved: &Moved<'_>) {
-    if moved.moved == 0 || moved.moved > i32::MAX as u64 {
+    if moved.length == 0 || moved.length > i32::MAX as u64 {
         return;
     }
     if !moved.traced.uses_tls {
@@ -79,7 +79,7 @@ fn try_report(data: &Moved<'_>) -> Option<()> {
         first_ns: 0,
         sequence: 0,
         direction: data.direction,
-        moved: data.moved as u32,
+        moved: data.length as u32,
         task,
     });
     own(data.object, &session);

@@ -172,7 +172,7 @@ pub(crate) fn leave_write(taken: u64) -> Option<()> {
     let thread = RUSTLS_THREADS.get_ptr_mut(&bpf_get_current_pid_tgid())?;
     // SAFETY: as in `thread`.
     let thread = unsafe { &mut *thread };
-    if thread.sink != 0 && taken <= i32::MAX as u64 {
+    if thread.sink != 0 && i32::try_from(taken).is_ok() {
         thread.taken = taken;
     }
     Some(())
@@ -240,17 +240,13 @@ pub(crate) fn leave_send() -> Option<()> {
     if unsent != 0 {
         let _ = RUSTLS_UNSENT.remove(&key);
     }
-    report_sent(session, call, thread, unsent)
+    report_sent(session, call, thread, unsent);
+    Some(())
 }
 
 /// First what could not be read in time, then what the thread gave just now, piece by piece.
 #[inline(always)]
-fn report_sent(
-    session: &TlsSession,
-    call: &TlsThread,
-    thread: &mut RustlsThread,
-    unsent: u64,
-) -> Option<()> {
+fn report_sent(session: &TlsSession, call: &TlsThread, thread: &mut RustlsThread, unsent: u64) {
     let mut left = core::mem::replace(&mut thread.taken, 0) + unsent;
     // In memory, so that the verifier sees the same unknown numbers in each turn.
     thread.pieces[0].length = unsent;
@@ -274,7 +270,6 @@ fn report_sent(
             task: Task::NONE,
         });
     }
-    Some(())
 }
 
 /// A record is about to be decrypted. `message` is the address of `InboundOpaqueMessage`, which has

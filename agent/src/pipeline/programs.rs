@@ -168,8 +168,8 @@ impl Programs {
             detach(&mut self.hooks, binary);
         }
         report(pid, &program);
-        let client = self.probe(pid, CLIENT, program.client_points());
-        let tls = self.probe(pid, TLS, program.tls_points());
+        let client = self.probe(pid, CLIENT, &program.client_points());
+        let tls = self.probe(pid, TLS, &program.tls_points());
         let binary = Binary {
             content,
             speaks_tls: tls.is_some(),
@@ -181,11 +181,11 @@ impl Programs {
     }
 
     /// `None`: there is nothing to probe, or it failed, which is said.
-    fn probe(&mut self, pid: u32, missing: &str, points: Vec<Point>) -> Option<ProbeId> {
+    fn probe(&mut self, pid: u32, missing: &str, points: &[Point]) -> Option<ProbeId> {
         if points.is_empty() {
             return None;
         }
-        match self.hooks.attach(&executable(pid), &points) {
+        match self.hooks.attach(&executable(pid), points) {
             Ok(probe) => Some(probe),
             Err(error) => {
                 let reason = format!("{error:#}");

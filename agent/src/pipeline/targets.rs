@@ -129,21 +129,25 @@ impl Targets {
         } else {
             Ok(())
         };
-        let marked = marked
+        let settled = marked
             .and_then(|()| self.traced.mark_go(id, is_go))
-            // Before its first plaintext, so that its handshakes are known for what they are.
-            .and_then(|()| match described.tls {
-                true => self.traced.mark_tls(id),
-                false => Ok(()),
+            .and_then(|()| {
+                if described.tls {
+                    self.begin_own_tls(id)
+                } else {
+                    Ok(())
+                }
             });
-        // From here on the kernel side takes everything that the program's TLS does.
-        let settled = marked.and_then(|()| match described.tls {
-            true => self.programs.note_tls(id.pid, boottime_ns()),
-            false => Ok(()),
-        });
         if let Err(error) = settled {
             tracing::warn!(pid = id.pid, %error, "goroutines not followed");
         }
+    }
+
+    /// From here on the kernel side takes everything that the program's own TLS does. It is marked
+    /// before its first plaintext, so that its handshakes are known for what they are.
+    fn begin_own_tls(&mut self, id: ProcessId) -> anyhow::Result<()> {
+        self.traced.mark_tls(id)?;
+        self.programs.note_tls(id.pid, boottime_ns())
     }
 
     /// What threads of a process hand to each other is watched, or not any more.

@@ -54,16 +54,15 @@ impl GoTls {
     }
 }
 
-/// Whether the program has it linked in, and where; `Some(None)`: not found.
+/// Whether the program has it linked in.
+pub(super) fn is_linked(functions: &Functions<'_>) -> bool {
+    functions.find(WRITE).is_some()
+}
+
 pub(super) fn find<'data, R: ReadRef<'data>>(
     file: &Elf<R>,
     functions: &Functions<'data>,
-) -> Option<Option<GoTls>> {
-    functions.find(WRITE)?;
-    Some(locate(file, functions))
-}
-
-fn locate<'data, R: ReadRef<'data>>(file: &Elf<R>, functions: &Functions<'data>) -> Option<GoTls> {
+) -> Option<GoTls> {
     let reads = Calls::find(file, functions, READ, COPY)?;
     let [read] = reads.at[..] else { return None };
     let connection = machine_code::first_argument(reads.code, read)?;
@@ -89,22 +88,22 @@ struct Calls<'data> {
 }
 
 impl<'data> Calls<'data> {
-    /// By the first of the possible starts of the text where the caller begins as functions do and
+    /// By the first of the possible starts of the text where the one begins as functions do and
     /// calls the other one.
     fn find<R: ReadRef<'data>>(
         file: &Elf<R>,
         functions: &Functions<'data>,
-        caller: &str,
-        callee: &str,
+        within: &str,
+        called: &str,
     ) -> Option<Self> {
-        let (caller, callee) = (functions.find(caller)?, functions.find(callee)?);
-        let size = caller.size.min(FUNCTION_BYTES);
-        let entries = caller.entries.iter().zip(&callee.entries);
+        let (within, called) = (functions.find(within)?, functions.find(called)?);
+        let size = within.size.min(FUNCTION_BYTES);
+        let entries = within.entries.iter().zip(&called.entries);
         entries
-            .filter_map(|(entry, callee)| {
+            .filter_map(|(entry, called)| {
                 let code: &'data [u8] = file.at_address(*entry, size).ok()?;
                 machine_code::probe_offset(code)?;
-                let at = machine_code::calls(code, *entry, *callee);
+                let at = machine_code::calls(code, *entry, *called);
                 Some(Self {
                     entry: *entry,
                     code,

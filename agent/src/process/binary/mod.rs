@@ -203,11 +203,9 @@ impl GoProgram {
             calls.find_map(|name| find_call(file, functions, name))
         });
         self.stream_calls = streams.collect();
-        if let Some(found) = go_tls::find(file, functions) {
-            if found.is_none() {
-                self.shortcomings.push(Shortcoming::NoTls);
-            }
-            self.tls = found;
+        self.tls = go_tls::find(file, functions);
+        if self.tls.is_none() && go_tls::is_linked(functions) {
+            self.shortcomings.push(Shortcoming::NoTls);
         }
         self.counter = functions.find(START_GOROUTINE).and_then(|found| {
             let (entry, _) = beginning(file, &found.entries)?;

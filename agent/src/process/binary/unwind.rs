@@ -40,20 +40,20 @@ impl<'data> Unwinding<'data> {
     pub(super) fn beginning<R: ReadRef<'data>>(&self, file: &Elf<R>, address: u64) -> Option<u64> {
         let behind = self
             .rows
-            .partition_point(|row| self.function(row).is_some_and(|begins| begins <= address));
+            .partition_point(|row| self.function(*row).is_some_and(|begins| begins <= address));
         let row = self.rows.get(behind.checked_sub(1)?)?;
-        let beginning = self.function(row)?;
-        let entry = file.at_address(self.relative(row, 4)?, ENTRY_BYTES).ok()?;
+        let beginning = self.function(*row)?;
+        let entry = file.at_address(self.relative(*row, 4)?, ENTRY_BYTES).ok()?;
         let has = address.checked_sub(beginning)? < u64::from(word(entry, 12)?);
         (has && begins_whole(entry)).then_some(beginning)
     }
 
-    fn function(&self, row: &[u8; ROW_BYTES]) -> Option<u64> {
+    fn function(&self, row: [u8; ROW_BYTES]) -> Option<u64> {
         self.relative(row, 0)
     }
 
-    fn relative(&self, row: &[u8; ROW_BYTES], at: usize) -> Option<u64> {
-        let distance = word(row, at)?.cast_signed();
+    fn relative(&self, row: [u8; ROW_BYTES], at: usize) -> Option<u64> {
+        let distance = word(&row, at)?.cast_signed();
         self.address.checked_add_signed(distance.into())
     }
 }

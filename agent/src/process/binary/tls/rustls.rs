@@ -122,8 +122,7 @@ impl Function {
             return false;
         };
         // A hash, nothing, or a suffix of the compiler's; not a closure inside of it.
-        const HASH: &str = "17h";
-        behind.is_empty() || behind.starts_with(HASH) || behind.starts_with('.')
+        behind.is_empty() || behind.starts_with("17h") || behind.starts_with('.')
     }
 }
 
