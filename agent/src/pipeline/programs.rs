@@ -1,7 +1,7 @@
 //! EDGE: reads the executables of traced processes, once each, and hooks those made by Go.
 //!
-//! A probe is on a binary, for all its processes. It goes when the last of them has ended, so that
-//! the kernel does not keep binaries that were replaced or whose container is gone.
+//! A probe is on a binary, for all its processes. It goes some time after the last of them has
+//! ended, so that the kernel does not keep binaries that were replaced or whose container is gone.
 #![expect(clippy::disallowed_methods, reason = "edge: opens executables")]
 
 use std::{
@@ -30,6 +30,10 @@ use crate::{
 
 /// Executables remembered. Most are not made by Go: that is remembered too.
 const BINARIES: usize = 4_096;
+
+/// Probes stay for so long on a binary that nobody runs. One that is started anew is followed from
+/// its first instruction then: to probe it takes up to half a second while other probes go.
+const UNUSED_NS: u64 = 60_000_000_000;
 
 /// Device and inode number of a file.
 pub(super) type FileId = (u64, u64);
@@ -60,6 +64,8 @@ struct Binary {
     /// Its TLS is probed.
     speaks_tls: bool,
     pids: HashSet<u32>,
+    /// Since when nobody runs it.
+    unused_ns: Option<u64>,
 }
 
 /// What the kernel side was told of a process's program.
@@ -113,16 +119,22 @@ impl Programs {
         self.hooks.note_tls(pid, now_ns)
     }
 
-    /// Lets go of binaries that nobody runs any more.
-    pub(super) fn sweep(&mut self) {
+    /// Lets go of binaries that nobody has run for some time.
+    pub(super) fn sweep(&mut self, now_ns: u64) {
         let Self { hooks, go, .. } = self;
         go.retain(|file, binary| {
             let runs = |pid: &u32| identify(*pid).is_ok_and(|content| content.file == *file);
             binary.pids.retain(runs);
-            if binary.pids.is_empty() {
+            if !binary.pids.is_empty() {
+                binary.unused_ns = None;
+                return true;
+            }
+            let since_ns = *binary.unused_ns.get_or_insert(now_ns);
+            let is_kept = now_ns.saturating_sub(since_ns) < UNUSED_NS;
+            if !is_kept {
                 detach(hooks, binary);
             }
-            !binary.pids.is_empty()
+            is_kept
         });
     }
 
@@ -176,6 +188,7 @@ impl Programs {
             probes: client.into_iter().chain(tls).collect(),
             program,
             pids: before.map(|binary| binary.pids).unwrap_or_default(),
+            unused_ns: None,
         };
         self.go.insert(content.file, binary);
     }

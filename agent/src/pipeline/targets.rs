@@ -158,8 +158,8 @@ impl Targets {
     }
 
     /// Lets go of what belongs to programs that ended.
-    pub(super) fn sweep(&mut self) {
-        self.programs.sweep();
+    pub(super) fn sweep(&mut self, now_ns: u64) {
+        self.programs.sweep(now_ns);
         let traced = &self.traced;
         self.libraries.sweep(|| traced.pids());
     }

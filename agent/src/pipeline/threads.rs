@@ -247,7 +247,7 @@ impl Shell {
                 self.engine
                     .handle_clock(WallClock::sampled(boottime_ns, unix_ns));
                 clock_due_ns = now_ns + CLOCK_NS;
-                self.targets.sweep();
+                self.targets.sweep(now_ns);
             }
             if now_ns >= findings_due_ns {
                 self.tell_findings();
