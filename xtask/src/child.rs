@@ -124,14 +124,15 @@ impl Running {
         })
     }
 
-    /// Asks it to end, as Ctrl-C does, and waits for its last words.
+    /// Asks it to end and waits for its last words. Not as Ctrl-C does: a shell has its background
+    /// jobs ignore that, and what they start inherits it.
     pub(crate) fn stop(&mut self) -> Result<()> {
         self.stop_within(END)
     }
 
     /// As [`Self::stop`], where a process takes longer than it does on real hardware.
     pub(crate) fn stop_within(&mut self, deadline: Duration) -> Result<()> {
-        self.stop_by("INT", deadline)
+        self.stop_by("TERM", deadline)
     }
 
     /// As [`Self::stop_within`], by a signal of this name.
