@@ -22,8 +22,14 @@ impl Traced {
     }
 
     /// The one span of this service, kind and path.
+    #[track_caller]
     pub fn only(&self, service: &str, kind: &str, path: &str) -> Span {
-        self.of(service, kind).at(path).only().clone()
+        let found = self.of(service, kind).at(path);
+        let [only] = &found[..] else {
+            let said = &self.exit.stderr;
+            panic!("not one {kind} span of {service} at {path}: {found:#?}\n{said}");
+        };
+        only.clone()
     }
 
     /// The span's parent, where we have it.
