@@ -119,7 +119,8 @@ wire! {
         /// Where `crypto/tls.(*Conn).Read` keeps its connection when it has plaintext, in bytes
         /// above the stack pointer.
         pub tls_connection: u32,
-        pub reserved: u32,
+        /// `transport.Stream` of grpc-go: its identifier.
+        pub stream_identifier: u32,
         /// Since when all plaintext of `crypto/tls` is seen, `CLOCK_BOOTTIME` in nanoseconds;
         /// [`NOT_YET`] before, or where it is not probed.
         pub tls_since_ns: u64,
@@ -143,6 +144,23 @@ wire! {
         /// [`UNKNOWN_DESCRIPTOR`](crate::payload::UNKNOWN_DESCRIPTOR): a goroutine that this one
         /// starts writes the headers of the request, which is a stream.
         pub descriptor: u32,
+        pub reserved: u32,
+    }
+}
+
+wire! {
+    /// A goroutine serves a stream of HTTP/2 for the one that started it, or has begun one that
+    /// another goroutine writes.
+    pub struct GoStream {
+        pub header: crate::record::RecordHeader,
+        pub unit: ExecutionUnit,
+        /// The goroutine that serves or has begun it, and the one which started that; 0 unknown.
+        pub task: u64,
+        pub task_parent: u64,
+        /// The goroutine that is about to write its headers; 0: the stream is served.
+        pub writer: u64,
+        /// The stream's identifier.
+        pub stream: u32,
         pub reserved: u32,
     }
 }

@@ -48,6 +48,8 @@ pub enum RecordKind {
     ConnectionEstablished = 11,
     /// [`crate::payload::SocketData`] and pieces of the call's bytes, see [`crate::frames`].
     FrameData = 10,
+    /// [`crate::process::GoStream`].
+    GoStream = 12,
     /// [`crate::process::HandOff`].
     HandOff = 16,
 }
@@ -75,6 +77,7 @@ impl TryFrom<u16> for RecordKind {
             9 => Self::ThreadExit,
             11 => Self::ConnectionEstablished,
             10 => Self::FrameData,
+            12 => Self::GoStream,
             16 => Self::HandOff,
             other => return Err(UnknownKind(other)),
         })

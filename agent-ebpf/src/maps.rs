@@ -19,6 +19,7 @@ use aya_ebpf::{
 use crate::{
     frames::Progress,
     hooks::{
+        go_streams::{QueuedHeaders, Queuer},
         hand_off::ThreadTimes,
         inject_context::{Starter, TraceContext},
         inject_go::{Call, GoroutineKey, Served, Serving, Unborn},
@@ -145,6 +146,12 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> =
 #[map]
 pub(crate) static THREADS: LruHashMap<u64, ThreadTimes> =
     LruHashMap::with_max_entries(limits::FOLLOWED_THREADS, 0);
+
+/// Headers of gRPC streams in Go programs that wait to be written, by their address. Inserted by
+/// who makes them, removed by who writes them; LRU for those that never are.
+#[map]
+pub(crate) static GO_STREAMS: LruHashMap<QueuedHeaders, Queuer> =
+    LruHashMap::with_max_entries(limits::GO_STREAMS, 0);
 
 // The maps below serve header injection. Without it the loader shrinks them to one entry.
 

@@ -185,7 +185,7 @@ fn http2_is_understood_at_both_ends() {
             assert_eq!(server.path(), call.path());
         }
     }
-    assert_joined(&traced, 500, 0);
+    assert_joined(&traced, 500, 99);
 }
 
 /// curl, nginx, Go and Python, every hop on TLS: one trace of each request.

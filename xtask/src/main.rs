@@ -14,6 +14,7 @@ mod codegen;
 mod demo;
 mod fidelity;
 mod fuzz;
+mod golang;
 mod record;
 mod setup;
 mod steps;

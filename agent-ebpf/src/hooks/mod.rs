@@ -1,6 +1,7 @@
 //! Attached functions: one file per kernel subject, small hooks over shared bodies.
 
 pub(crate) mod go;
+pub(crate) mod go_streams;
 pub(crate) mod go_tls;
 pub(crate) mod hand_off;
 pub(crate) mod inject;

@@ -13,9 +13,11 @@
 //! notes the ids that the reader's processor had left, and the highest allotted to any. A goroutine
 //! with one of those ids, or with a higher one, was started after that read.
 //!
-//! A goroutine that reads streams side by side works for none of them: gRPC's starts a handler for
-//! each before it reads on, so a handler belongs to the stream between whose read and the next it
-//! was started ([`streams`]).
+//! A goroutine that reads streams side by side works for none of them. Which goroutine serves a
+//! stream is told by a record of its own ([`Goroutines::handle_served`]), and so is for which one
+//! another begins it ([`Goroutines::handle_begun`]). Where a program was not understood so far,
+//! there is what gRPC's reader does: it starts a handler for each stream before it reads on, so a
+//! handler belongs to the stream between whose read and the next it was started ([`streams`]).
 
 mod births;
 mod streams;
@@ -51,6 +53,8 @@ struct Program<E> {
     serving: FxHashMap<u64, Serving<E>>,
     /// Those that read streams side by side.
     readers: FxHashMap<u64, Streams<E>>,
+    /// Those of them that a goroutine started; 0 where it started several.
+    readers_of: FxHashMap<u64, u64>,
     /// Other goroutines that belong to a request.
     bound: Recent<E>,
     parents: Recent<u64>,
@@ -58,6 +62,8 @@ struct Program<E> {
     calls: FxHashMap<u32, Call<E>>,
     /// Calls for which goroutines are about to start one that writes the headers.
     stream_calls: FxHashMap<u64, Call<E>>,
+    /// Calls for which a stream is about to be begun by a goroutine that does so for others.
+    begun: FxHashMap<(u64, u32), Call<E>>,
     births: Births,
 }
 
@@ -91,10 +97,12 @@ impl<E> Default for Program<E> {
         Self {
             serving: FxHashMap::default(),
             readers: FxHashMap::default(),
+            readers_of: FxHashMap::default(),
             bound: Recent::default(),
             parents: Recent::default(),
             calls: FxHashMap::default(),
             stream_calls: FxHashMap::default(),
+            begun: FxHashMap::default(),
             births: Births::default(),
         }
     }
@@ -144,13 +152,14 @@ impl<E: Copy + PartialEq> Goroutines<E> {
         serving.open.push_back((exchange, time_ns));
     }
 
-    /// As [`Self::handle_request`], on a connection whose exchanges run side by side.
+    /// As [`Self::handle_request`], on a connection whose exchanges run side by side, with the
+    /// number of the stream.
     pub fn handle_stream(
         &mut self,
         process: ProcessId,
         task: Task,
         connection: ConnectionId,
-        exchange: E,
+        head: (u32, E),
         time_ns: u64,
     ) {
         if let Some(before) = self.servers.insert(connection, (process, task.id))
@@ -163,7 +172,31 @@ impl<E: Copy + PartialEq> Goroutines<E> {
             .readers
             .entry(task.id)
             .or_insert_with(|| Streams::new(connection));
-        streams.handle_head(connection, exchange, time_ns);
+        streams.handle_head(connection, head, time_ns);
+        if task.parent != 0 {
+            let reader = program.readers_of.entry(task.parent).or_insert(task.id);
+            if *reader != task.id {
+                *reader = 0;
+            }
+        }
+    }
+
+    /// A goroutine serves a stream that the one which started it has read, or another one which
+    /// that has started to read for it: gRPC has the first, `net/http` the second.
+    pub fn handle_served(&mut self, process: ProcessId, task: Task, stream: u32) {
+        let Some(program) = self.programs.get_mut(&process) else {
+            return;
+        };
+        let started = program.readers_of.get(&task.parent);
+        let readers = [Some(&task.parent), started];
+        let mut found = readers.into_iter().flatten().filter_map(|reader| {
+            let streams = program.readers.get(reader)?;
+            streams.numbered(stream)
+        });
+        let exchange = found.next();
+        if let (Some(exchange), None) = (exchange, found.next()) {
+            program.bound.insert(task.id, exchange);
+        }
     }
 
     /// The request was answered: nobody works for it any more.
@@ -194,6 +227,23 @@ impl<E: Copy + PartialEq> Goroutines<E> {
         program.calls.insert(descriptor, call);
     }
 
+    /// A stream was made by this goroutine, and is about to be begun by another one, which does so
+    /// for all of its connection.
+    pub fn handle_begun(
+        &mut self,
+        process: ProcessId,
+        task: Task,
+        (writer, stream): (u64, u32),
+        time_ns: u64,
+    ) {
+        let program = self.programs.entry(process).or_default();
+        let call = program.call(task, time_ns);
+        if program.begun.len() >= GOROUTINES {
+            program.begun.retain(|_, call| call.is_recent(time_ns));
+        }
+        program.begun.insert((writer, stream), call);
+    }
+
     /// A goroutine is about to start one for a stream. That writes the stream's headers under a
     /// lock and sends them before it gives that back: no other stream begins with the same bytes.
     pub fn handle_stream_call(&mut self, process: ProcessId, task: Task, time_ns: u64) {
@@ -201,18 +251,26 @@ impl<E: Copy + PartialEq> Goroutines<E> {
         let call = program.call(task, time_ns);
         if program.stream_calls.len() >= GOROUTINES {
             // Those that were given up.
-            let is_recent = |call: &Call<E>| time_ns.saturating_sub(call.time_ns) <= CALL_NS;
-            program.stream_calls.retain(|_, call| is_recent(call));
+            program
+                .stream_calls
+                .retain(|_, call| call.is_recent(time_ns));
         }
         program.stream_calls.insert(task.id, call);
     }
 
-    /// The request for which a stream is begun by this goroutine, whose starter has announced that.
-    pub fn stream_caller(&mut self, process: ProcessId, writer: Task, time_ns: u64) -> Option<E> {
+    /// The request for which this stream is begun by this goroutine: who made the stream, or the
+    /// goroutine's starter, has announced that.
+    pub fn stream_caller(
+        &mut self,
+        process: ProcessId,
+        writer: Task,
+        stream: u32,
+        time_ns: u64,
+    ) -> Option<E> {
         let program = self.programs.get_mut(&process)?;
-        let call = program.stream_calls.remove(&writer.parent)?;
-        call.caller
-            .filter(|_| time_ns.saturating_sub(call.time_ns) <= CALL_NS)
+        let begun = program.begun.remove(&(writer.id, stream));
+        let call = begun.or_else(|| program.stream_calls.remove(&writer.parent))?;
+        call.caller.filter(|_| call.is_recent(time_ns))
     }
 
     /// The request for which another is sent: by this goroutine, at this time, on this descriptor,
@@ -228,7 +286,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
         let program = self.programs.get_mut(&process)?;
         let call = descriptor.and_then(|descriptor| program.calls.remove(&descriptor));
         let announced = call.filter(|call| {
-            time_ns.saturating_sub(call.time_ns) <= CALL_NS
+            call.is_recent(time_ns)
                 && opened_ns.is_none_or(|opened_ns| opened_ns <= call.time_ns)
         });
         match announced {
@@ -257,6 +315,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
             && streams.is_of(connection)
         {
             program.readers.remove(&task);
+            program.readers_of.retain(|_, reader| *reader != task);
         }
     }
 
@@ -268,9 +327,11 @@ impl<E: Copy + PartialEq> Goroutines<E> {
                 serving.is_loop
             });
             program.readers.clear();
+            program.readers_of.clear();
             program.bound = Recent::default();
             program.calls.clear();
             program.stream_calls.clear();
+            program.begun.clear();
         }
         self.servers.clear();
     }
@@ -287,6 +348,12 @@ impl<E: Copy + PartialEq> Goroutines<E> {
                 .programs
                 .values()
                 .all(|program| program.serving.is_empty() && program.readers.is_empty())
+    }
+}
+
+impl<E> Call<E> {
+    const fn is_recent(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.time_ns) <= CALL_NS
     }
 }
 

@@ -1,5 +1,6 @@
 //! Exchanges in flight: what sessions learn, told to the parts that join traces. Pure.
 
+mod goroutines;
 mod hand_off;
 
 use std::collections::VecDeque;
@@ -48,6 +49,8 @@ struct Open {
     node: NodeKey,
     /// The thread that read or sent the request.
     unit: Unit,
+    /// What the protocol numbers it, where exchanges run side by side.
+    stream: Option<u32>,
     /// Position of the request's first byte.
     position: u64,
     /// The same as TCP options say it; `None` on unix sockets.
@@ -159,6 +162,7 @@ impl Exchanges {
         match progress {
             Progress::RequestStarted {
                 exchange,
+                stream,
                 position,
                 time_ns,
             } => {
@@ -168,7 +172,7 @@ impl Exchanges {
                 let caller = match connection.kind {
                     // Whoever writes there writes for others too, but for who says otherwise.
                     Kind::Client if connection.multiplexed => {
-                        origin.and_then(|origin| self.stream_caller(&origin, stitcher))
+                        origin.and_then(|origin| self.stream_caller(&origin, stream, stitcher))
                     }
                     Kind::Client => {
                         let usage = if connection.complete && position == 0 {
@@ -213,6 +217,7 @@ impl Exchanges {
                     Open {
                         node,
                         unit,
+                        stream,
                         position,
                         place,
                         carried,
@@ -461,64 +466,6 @@ impl Exchanges {
         self.carried.handle_connection_end(connection);
         self.lineage.handle_connection_end(connection);
         self.goroutines.handle_connection_end(connection);
-    }
-
-    /// Whoever completes a request's head serves it.
-    fn note_server_goroutine(
-        &mut self,
-        connection: &ConnectionFacts,
-        exchange: ExchangeNumber,
-        origin: Option<Origin>,
-    ) {
-        if let Some(origin) = origin.filter(|_| connection.kind == Kind::Server)
-            && let Some(task) = origin.task
-            && let Some(open) = self.open.get(&(connection.id, exchange))
-        {
-            let note = if connection.multiplexed {
-                Goroutines::handle_stream
-            } else {
-                Goroutines::handle_request
-            };
-            note(
-                &mut self.goroutines,
-                origin.unit.process,
-                task,
-                connection.id,
-                open.node,
-                origin.time_ns,
-            );
-        }
-    }
-
-    fn goroutine_caller(
-        &mut self,
-        connection: &ConnectionFacts,
-        origin: &Origin,
-        stitcher: &Stitcher<Finished>,
-    ) -> Option<(NodeKey, Evidence)> {
-        let process = origin.unit.process;
-        self.goroutines
-            .caller(
-                process,
-                origin.task?,
-                origin.descriptor,
-                connection.opened_ns,
-                origin.time_ns,
-            )
-            .filter(|caller| stitcher.is_open(*caller))
-            .map(|caller| (caller, Evidence::Goroutine))
-    }
-
-    fn stream_caller(
-        &mut self,
-        origin: &Origin,
-        stitcher: &Stitcher<Finished>,
-    ) -> Option<(NodeKey, Evidence)> {
-        let process = origin.unit.process;
-        self.goroutines
-            .stream_caller(process, origin.task?, origin.time_ns)
-            .filter(|caller| stitcher.is_open(*caller))
-            .map(|caller| (caller, Evidence::Goroutine))
     }
 
     /// The call an event loop waits for on a client connection.

@@ -279,6 +279,20 @@ impl Engine {
                     None => goroutines.handle_stream_call(process, task, now_ns),
                 }
             }
+            EventKind::GoStream {
+                process,
+                task,
+                stream,
+                writer,
+            } => {
+                let goroutines = &mut self.exchanges.goroutines;
+                match writer {
+                    Some(writer) => {
+                        goroutines.handle_begun(process, task, (writer, stream), now_ns);
+                    }
+                    None => goroutines.handle_served(process, task, stream),
+                }
+            }
             EventKind::Listen {
                 process, traced, ..
             } => {

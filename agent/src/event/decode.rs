@@ -117,6 +117,18 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
                 answer_ns: record.answer_ns,
             })
         }
+        RecordKind::GoStream => {
+            let (record, _) = read::<process::GoStream>(bytes)?;
+            EventKind::GoStream {
+                process: unit(&record.unit).process,
+                task: Task {
+                    id: record.task,
+                    parent: record.task_parent,
+                },
+                stream: record.stream,
+                writer: (record.writer != 0).then_some(record.writer),
+            }
+        }
         RecordKind::GoCall => {
             let (record, _) = read::<GoCall>(bytes)?;
             EventKind::GoCall {

@@ -169,6 +169,14 @@ pub enum EventKind<'a> {
         task: Task,
         descriptor: Option<u32>,
     },
+    /// A goroutine serves a stream of HTTP/2, or has begun one.
+    GoStream {
+        process: ProcessId,
+        task: Task,
+        stream: u32,
+        /// Who is about to write the headers of the one that was begun; `None`: it is served.
+        writer: Option<u64>,
+    },
 }
 
 /// A TLS session is known to travel on a connection.

@@ -181,11 +181,12 @@ impl Programs {
         }
         report(pid, &program);
         let client = self.probe(pid, CLIENT, &program.client_points());
+        let streams = self.probe(pid, STREAMS, program.stream_points());
         let tls = self.probe(pid, TLS, &program.tls_points());
         let binary = Binary {
             content,
             speaks_tls: tls.is_some(),
-            probes: client.into_iter().chain(tls).collect(),
+            probes: client.into_iter().chain(streams).chain(tls).collect(),
             program,
             pids: before.map(|binary| binary.pids).unwrap_or_default(),
             unused_ns: None,
@@ -211,6 +212,7 @@ impl Programs {
 
 /// What is missing without the probes.
 const CLIENT: &str = "calls of Go's HTTP client not joined by goroutine";
+const STREAMS: &str = "streams of HTTP/2 not joined by goroutine";
 const TLS: &str = "Go's own TLS not captured";
 
 /// Says what a new binary is, and what of it is not understood.
@@ -222,6 +224,7 @@ fn report(pid: u32, program: &GoProgram) {
         is_position_independent = program.is_position_independent,
         offsets = ?program.offsets.map(|(_, source)| source),
         has_http_client = program.client_call.is_some(),
+        streams = program.streams.len(),
         has_tls = program.tls.is_some(),
         "Go program"
     );
@@ -275,7 +278,7 @@ fn describe(program: &GoProgram, offsets: &Offsets, bias: Option<u64>) -> GoProc
         next_id: offsets.next_id,
         connection: offsets.connection,
         tls_connection: program.tls.as_ref().map_or(0, |tls| tls.connection),
-        reserved: 0,
+        stream_identifier: program.stream_identifier.unwrap_or(ABSENT),
         tls_since_ns: NOT_YET,
         allotted: program.counter.map_or(0, address),
         image_start: address(start),

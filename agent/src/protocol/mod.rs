@@ -90,6 +90,8 @@ pub enum Progress {
     /// The first byte of a request was seen.
     RequestStarted {
         exchange: ExchangeNumber,
+        /// What the protocol numbers it, where exchanges run side by side.
+        stream: Option<u32>,
         position: u64,
         time_ns: u64,
     },

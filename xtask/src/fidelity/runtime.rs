@@ -14,6 +14,7 @@ use super::receiver::BACK;
 use crate::{
     build,
     child::Running,
+    golang::{self, Packages},
     setup,
     steps::{self, Privilege, capture},
 };
@@ -245,9 +246,7 @@ pub(super) const RUNTIMES: [Runtime; 20] = [
         name: "grpc_go",
         title: "gRPC in Go (grpc-go)",
         programs: Programs::OfTests,
-        proof: Proof::Lacking(
-            "whose call grpc-go's writer puts on the wire: one goroutine writes for all",
-        ),
+        proof: Proof::Known,
         background: BackgroundJob::Present,
         speaks: Speaks::Grpc,
         calls: Speaks::Grpc,
@@ -258,10 +257,7 @@ pub(super) const RUNTIMES: [Runtime; 20] = [
         name: "grpc_go_http",
         title: "grpc-go calling by net/http",
         programs: Programs::OfTests,
-        proof: Proof::Lacking(
-            "which of several handlers was started for which call, where one read brought the \
-             heads of several",
-        ),
+        proof: Proof::Known,
         background: BackgroundJob::Present,
         speaks: Speaks::Grpc,
         calls: Speaks::Http1,
@@ -440,38 +436,24 @@ fn grpc_node(place: &Place) -> Result<Command> {
     Ok(command)
 }
 
-/// Only the standard library, with the compiler at hand, and nothing of the user's.
 fn go(place: &Place) -> Result<Command> {
-    let path = setup::cache_directory()?.join("go/path");
-    let environment = [("GOPROXY", "off".into()), ("GOPATH", path)];
-    built_by_go(place, &setup::fidelity_go()?, "go/front.go", &environment)
+    let compiler = setup::fidelity_go()?;
+    built_by_go(place, &compiler, "go/front.go", Packages::Standard)
 }
 
-/// With the packages of the system.
 fn grpc_go(place: &Place) -> Result<Command> {
-    let environment = [
-        ("GO111MODULE", "off".into()),
-        ("GOPATH", setup::GO_PACKAGES.into()),
-    ];
-    built_by_go(place, &setup::go()?, "grpc_go/front.go", &environment)
+    let compiler = setup::go()?;
+    built_by_go(place, &compiler, "grpc_go/front.go", Packages::System)
 }
 
 fn built_by_go(
     place: &Place,
     compiler: &Path,
     program: &str,
-    environment: &[(&str, PathBuf)],
+    packages: Packages,
 ) -> Result<Command> {
     let binary = place.directory.join("front");
-    let mut build = Command::new(compiler);
-    build
-        .args(["build", "-o"])
-        .arg(&binary)
-        .arg(source(program))
-        .env("GOCACHE", setup::cache_directory()?.join("go/build"))
-        .envs([("GOTOOLCHAIN", "local"), ("GOENV", "off")])
-        .envs(environment.iter().map(|(name, value)| (name, value)));
-    capture(&mut build)?;
+    golang::build(compiler, &source(program), &binary, packages)?;
     Ok(place.with_ports(Command::new(binary)))
 }
 

@@ -486,6 +486,7 @@ fn a_request_cut_by_the_capture_has_an_origin() {
     let position = preface.len() as u64;
     let started = Progress::RequestStarted {
         exchange: 0,
+        stream: Some(1),
         position,
         time_ns: 20,
     };

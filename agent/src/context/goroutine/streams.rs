@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use rustc_hash::FxHashMap;
+
 use crate::event::ConnectionId;
 
 /// Streams remembered of one reader, answered ones included while others are open: more than
@@ -21,6 +23,8 @@ pub(super) struct Streams<E> {
     is_shared: bool,
     /// By the time of the read that completed each head.
     heads: VecDeque<Head<E>>,
+    /// Those that were not answered, by the number of their stream.
+    open: FxHashMap<u32, E>,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,7 @@ impl<E: Copy + PartialEq> Streams<E> {
             connection,
             is_shared: false,
             heads: VecDeque::new(),
+            open: FxHashMap::default(),
         }
     }
 
@@ -44,8 +49,16 @@ impl<E: Copy + PartialEq> Streams<E> {
     }
 
     /// A read completed this head.
-    pub(super) fn handle_head(&mut self, connection: ConnectionId, exchange: E, read_ns: u64) {
+    pub(super) fn handle_head(
+        &mut self,
+        connection: ConnectionId,
+        (number, exchange): (u32, E),
+        read_ns: u64,
+    ) {
         self.is_shared |= self.connection != connection;
+        if self.open.len() < STREAMS {
+            self.open.insert(number, exchange);
+        }
         match self.heads.back_mut() {
             Some(last) if last.read_ns >= read_ns => last.exchange = None,
             _ => self.heads.push_back(Head {
@@ -60,6 +73,7 @@ impl<E: Copy + PartialEq> Streams<E> {
 
     /// The stream was answered: its read still bounds the one before.
     pub(super) fn handle_answered(&mut self, exchange: E) {
+        self.open.retain(|_, open| *open != exchange);
         for head in &mut self.heads {
             if head.exchange == Some(exchange) {
                 head.exchange = None;
@@ -73,6 +87,14 @@ impl<E: Copy + PartialEq> Streams<E> {
         {
             self.heads.pop_front();
         }
+    }
+
+    /// The stream of this number that was not answered yet.
+    pub(super) fn numbered(&self, number: u32) -> Option<E> {
+        self.open
+            .get(&number)
+            .copied()
+            .filter(|_| !self.is_shared)
     }
 
     /// The stream for which a handler was started that did not exist at `after_ns` and did at

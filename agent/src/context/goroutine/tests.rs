@@ -184,7 +184,8 @@ impl Sample {
         };
         self.0.handle_seen(PROCESS, READER, Some(ids), at);
         for stream in streams {
-            self.0.handle_stream(PROCESS, READER, A, *stream, at);
+            let head = (2 * stream - 1, *stream);
+            self.0.handle_stream(PROCESS, READER, A, head, at);
         }
     }
 }
@@ -219,7 +220,7 @@ fn handlers_of_unclear_birth_belong_to_none() {
     assert_eq!(sample.call(child(55, READER), 41), None, "it may be older");
     let mut sample = Sample::new();
     sample.read_streams(&[1], 10, 40);
-    sample.0.handle_stream(PROCESS, READER, A, 2, 20);
+    sample.0.handle_stream(PROCESS, READER, A, (3, 2), 20);
     assert_eq!(
         sample.call(child(40, READER), 30),
         None,
@@ -233,6 +234,71 @@ fn handlers_of_unclear_birth_belong_to_none() {
     assert_eq!(sample.call(child(41, READER), 31), Some(2));
     sample.0.handle_connection_end(A);
     assert!(sample.0.is_empty());
+}
+
+/// Scenario: gRPC's reader takes several heads at once, and the program says which goroutine serves
+/// which. Guarantee: each, and what it starts, works for its own stream, a stream that was answered
+/// has nobody, and neither do goroutines that the reader did not start.
+#[test]
+fn handlers_are_told() {
+    let mut sample = Sample::new();
+    sample.read_streams(&[1, 2, 3], 10, 40);
+    let handler = |id| child(id, READER);
+    for (id, stream) in [(42, 1), (40, 5), (41, 3)] {
+        sample.0.handle_served(PROCESS, handler(id), stream);
+    }
+    assert_eq!(sample.call(handler(40), 20), Some(3));
+    assert_eq!(sample.call(handler(41), 21), Some(2));
+    assert_eq!(sample.call(child(60, handler(42)), 22), Some(1));
+    sample.0.handle_answered(A, 3);
+    sample.0.handle_served(PROCESS, handler(43), 5);
+    assert_eq!(sample.call(handler(43), 23), None, "answered");
+    sample.0.handle_served(PROCESS, child(44, OTHER), 1);
+    assert_eq!(sample.call(child(44, OTHER), 24), None, "another reader's");
+    sample.0.handle_served(PROCESS, handler(45), 7);
+    assert_eq!(sample.call(handler(45), 25), None, "not read");
+}
+
+/// Scenario: `net/http` serves a connection by one goroutine, which starts another one to read and
+/// one for each stream. Guarantee: those belong to the streams that their sibling has read; where
+/// two siblings read streams, of the same number or not, each is asked for its own.
+#[test]
+fn handlers_are_siblings_of_who_reads() {
+    let mut sample = Sample::new();
+    sample.read_streams(&[1, 2], 10, 40);
+    let handler = |id| Task { id, ..READER };
+    sample.0.handle_served(PROCESS, handler(50), 3);
+    assert_eq!(sample.call(handler(50), 20), Some(2));
+    // The acceptor starts readers of its own, too.
+    let other = Task { id: 23, ..READER };
+    sample.0.handle_stream(PROCESS, other, B, (1, 9), 30);
+    sample.0.handle_served(PROCESS, handler(51), 1);
+    assert_eq!(sample.call(handler(51), 40), None, "of either");
+    sample.0.handle_connection_end(A);
+    sample.0.handle_connection_end(B);
+    assert!(sample.0.is_empty());
+}
+
+/// Scenario: grpc-go's clients make streams that one goroutine begins, in another order than they
+/// call. Guarantee: each stream is for the request that its maker works for, once, and within the
+/// time of a call.
+#[test]
+fn streams_are_begun_for_others() {
+    let mut sample = Sample::new();
+    sample.read(SERVER, A, 1, 10, 40);
+    sample.read(OTHER, B, 2, 11, 41);
+    let begun = [(SERVER, 7), (OTHER, 5), (child(90, OTHER), 3)];
+    for (task, stream) in begun {
+        let writer = (WRITER.id, stream);
+        sample.0.handle_begun(PROCESS, task, writer, 20);
+    }
+    let mut caller = |writer, stream, at| sample.0.stream_caller(PROCESS, writer, stream, at);
+    assert_eq!(caller(WRITER, 3, 21), Some(2), "by a child");
+    assert_eq!(caller(WRITER, 3, 21), None, "once");
+    assert_eq!(caller(WRITER, 9, 21), None, "not told");
+    assert_eq!(caller(OTHER, 7, 21), None, "another writer's");
+    assert_eq!(caller(WRITER, 7, 21), Some(1));
+    assert_eq!(caller(WRITER, 5, 21 + CALL_NS), None, "long ago");
 }
 
 /// Guarantee: nothing remains of connections and processes that ended, and after a loss nobody
@@ -253,6 +319,12 @@ fn what_ended_is_forgotten() {
     sample.read(SERVER, A, 1, 10, 40);
     sample.0.handle_loss();
     assert_eq!(sample.call(SERVER, 20), None);
+    sample.read_streams(&[1], 30, 48);
+    sample.0.handle_begun(PROCESS, OTHER, (WRITER.id, 1), 31);
+    sample.0.handle_loss();
+    sample.0.handle_served(PROCESS, child(48, READER), 1);
+    assert_eq!(sample.call(child(48, READER), 32), None);
+    assert_eq!(sample.0.stream_caller(PROCESS, WRITER, 1, 32), None);
     sample.read(SERVER, A, 2, 30, 40);
     sample.0.handle_exit(PROCESS);
     assert!(sample.0.is_empty() && sample.0.programs.is_empty());

@@ -17,7 +17,7 @@
 
 use object::read::ReadRef;
 
-use super::{elf::Elf, functions::Functions, machine_code, tls::Point};
+use super::{calls::Calls, elf::Elf, functions::Functions, machine_code, tls::Point};
 
 const READ: &str = "crypto/tls.(*Conn).Read";
 const WRITE: &str = "crypto/tls.(*Conn).Write";
@@ -26,9 +26,6 @@ const WRITE_RECORD: &str = "crypto/tls.(*Conn).writeRecordLocked";
 
 /// Calls of [`WRITE_RECORD`]: TLS 1.0 sends the first byte by itself.
 const WRITES: usize = 2;
-
-/// Bytes of a function looked at; both have less than 2,000.
-const FUNCTION_BYTES: u64 = 8_192;
 
 /// Calls to probe, as file offsets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,46 +67,9 @@ pub(super) fn find<'data, R: ReadRef<'data>>(
     if writes.at.is_empty() || writes.at.len() > WRITES {
         return None;
     }
-    let offset = |calls: &Calls<'_>, at: u64| file.file_offset(calls.entry.checked_add(at)?);
-    let offsets = writes.at.iter().map(|at| offset(&writes, *at));
     Some(GoTls {
-        read: offset(&reads, read)?,
-        writes: offsets.collect::<Option<_>>()?,
+        read: reads.offset(file, read)?,
+        writes: writes.offsets(file)?,
         connection,
     })
-}
-
-/// Calls that one function makes of another.
-struct Calls<'data> {
-    entry: u64,
-    code: &'data [u8],
-    /// In bytes behind the entry.
-    at: Vec<u64>,
-}
-
-impl<'data> Calls<'data> {
-    /// By the first of the possible starts of the text where the one begins as functions do and
-    /// calls the other one.
-    fn find<R: ReadRef<'data>>(
-        file: &Elf<R>,
-        functions: &Functions<'data>,
-        within: &str,
-        called: &str,
-    ) -> Option<Self> {
-        let (within, called) = (functions.find(within)?, functions.find(called)?);
-        let size = within.size.min(FUNCTION_BYTES);
-        let entries = within.entries.iter().zip(&called.entries);
-        entries
-            .filter_map(|(entry, called)| {
-                let code: &'data [u8] = file.at_address(*entry, size).ok()?;
-                machine_code::probe_offset(code)?;
-                let at = machine_code::calls(code, *entry, *called);
-                Some(Self {
-                    entry: *entry,
-                    code,
-                    at,
-                })
-            })
-            .find(|calls| !calls.at.is_empty())
-    }
 }

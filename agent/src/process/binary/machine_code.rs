@@ -115,6 +115,39 @@ pub(super) fn first_argument(code: &[u8], call: u64) -> Option<u32> {
     is_taken.then_some(kept)
 }
 
+/// Which field of a structure is the third argument of the call at `call`, a number of 32 bits, in
+/// bytes from the structure's beginning: among the last instructions before stands
+///
+/// ```text
+/// 8b /r                             mov ecx, [r64]
+/// 8b /r xx  or  8b /r xx xx xx xx   mov ecx, [r64+x]
+/// ```
+///
+/// `None` where none does, or where what stands there may be of more than one reading.
+pub(super) fn third_argument_field(code: &[u8], call: u64) -> Option<u32> {
+    /// Between the two stands what sets the other arguments.
+    const BEFORE: usize = 16;
+
+    let call = usize::try_from(call).ok()?;
+    let before = code.get(call.checked_sub(BEFORE)?..call)?;
+    let mut found = before.windows(2).enumerate().filter_map(|(at, window)| {
+        let [0x8b, modrm] = *window else { return None };
+        // Into ecx, by a register that needs no further byte.
+        if modrm & 0x38 != 0x08 || matches!(modrm & 7, 4 | 5) {
+            return None;
+        }
+        let rest = before.get(at + 2..)?;
+        match modrm >> 6 {
+            0 => Some(0),
+            1 => u32::try_from(i8::from_le_bytes([*rest.first()?])).ok(),
+            2 => u32::try_from(i32::from_le_bytes(rest.get(..4)?.try_into().ok()?)).ok(),
+            _ => None,
+        }
+    });
+    let field = found.next()?;
+    found.next().is_none().then_some(field)
+}
+
 /// Bytes of an instruction with a register and a place on the stack at most.
 const SLOT_BYTES: usize = 8;
 
@@ -176,5 +209,75 @@ mod tests {
         assert_eq!(goroutine_counter(&code, 0x45_868a), Some(expected));
         assert_eq!(goroutine_counter(&code.repeat(2), 0x45_868a), None);
         assert_eq!(goroutine_counter(&code[..17], 0x45_868a), None);
+    }
+
+    /// The end of a loop that calls its own function's entry at 0x1000, and another function.
+    #[test]
+    fn calls_of_one_function() {
+        let code = [
+            0x90, 0xe8, 0xfa, 0x0f, 0, 0, // call 0x2000
+            0xe8, 0xf5, 0xff, 0xff, 0xff, // call 0x1000
+            0xe8, 0xf0, 0x0f, 0, 0, // call 0x2000
+        ];
+        assert_eq!(calls(&code, 0x1000, 0x2000), [1, 11]);
+        assert_eq!(calls(&code, 0x1000, 0x1000), [6]);
+        assert_eq!(calls(&code[..15], 0x1000, 0x2000), [1], "cut");
+        assert_eq!(calls(&code, 0x1001, 0x2000), [0; 0]);
+    }
+
+    /// From `crypto/tls.(*Conn).Read` of Go 1.27: the beginning, and what follows the copy.
+    #[test]
+    fn first_arguments() {
+        const KEPT: [u8; 5] = [0x48, 0x89, 0x44, 0x24, 0x68];
+        const CALL: [u8; 5] = [0xe8, 0x18, 0x72, 0xe7, 0xff];
+        const TAKEN: [u8; 5] = [0x48, 0x8b, 0x74, 0x24, 0x68];
+        let beginning = [0x66, 0x4c, 0x0f, 0x7e, 0x7c, 0x24, 0x50];
+        let between = [0x48, 0x8b, 0x4c, 0x24, 0x28];
+        let code = [&beginning[..], &KEPT, &CALL, &between, &TAKEN, &[0x90; 8]].concat();
+        let call = (beginning.len() + KEPT.len()) as u64;
+        assert_eq!(first_argument(&code, call), Some(0x68));
+        // Taken from elsewhere, or only much later.
+        let other = [&beginning[..], &KEPT, &CALL, &between, &[0x90; 16]].concat();
+        assert_eq!(first_argument(&other, call), None);
+        let late = [&KEPT[..], &CALL, &[0x90; 32], &TAKEN, &[0x90; 8]].concat();
+        assert_eq!(first_argument(&late, KEPT.len() as u64), None);
+        assert_eq!(first_argument(&code, 1_000), None);
+        // A larger frame.
+        let kept = [0x48, 0x89, 0x84, 0x24, 0xc8, 1, 0, 0];
+        let taken = [0x4c, 0x8b, 0x84, 0x24, 0xc8, 1, 0, 0];
+        let large = [&kept[..], &CALL, &taken].concat();
+        assert_eq!(first_argument(&large, kept.len() as u64), Some(0x1c8));
+    }
+
+    /// From `(*http2Server).deleteStream` of grpc-go 1.83 (Go 1.26), 1.33 (Go 1.27) and 1.46
+    /// (Go 1.20).
+    #[test]
+    fn fields_of_third_arguments() {
+        let newest = [
+            0x54, 0x24, 0x40, 0x8b, 0x4a, 0x6c, 0x48, 0x8d, 0x05, 0xca, 0x80, 0x80, 0x02,
+        ];
+        let oldest = [
+            0x54, 0x24, 0x38, 0x8b, 0x0a, 0x48, 0x8d, 0x05, 0xa1, 0x17, 0x57, 0, 0x90,
+        ];
+        let other = [
+            0x74, 0x24, 0x38, 0x8b, 0x0e, 0x48, 0x8d, 0x05, 0x78, 0x59, 0x47, 0xff,
+        ];
+        let far = [0x8b, 0x8a, 0x6c, 1, 0, 0, 0x48, 0x8d, 0x05, 1, 2, 3, 0];
+        let register = [0x8b, 0xca, 0x48, 0x8d, 0x05, 1, 2, 3, 0];
+        let table: [(&[u8], Option<u32>); 5] = [
+            (&newest, Some(0x6c)),
+            (&oldest, Some(0)),
+            (&other, Some(0)),
+            (&far, Some(0x16c)),
+            (&register, None),
+        ];
+        for (before, expected) in table {
+            let code = [&[0x90; 16], before].concat();
+            let call = code.len() as u64;
+            assert_eq!(third_argument_field(&code, call), expected, "{before:x?}");
+        }
+        let twice = [&[0x90; 16][..], &[0x8b, 0x4a, 0x6c], &newest].concat();
+        assert_eq!(third_argument_field(&twice, twice.len() as u64), None);
+        assert_eq!(third_argument_field(&newest, newest.len() as u64), None);
     }
 }

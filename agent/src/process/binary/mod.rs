@@ -8,9 +8,11 @@
 #![deny(clippy::indexing_slicing)]
 
 mod build_info;
+mod calls;
 mod dwarf;
 mod elf;
 mod functions;
+mod go_streams;
 pub mod go_tls;
 pub mod layout;
 mod machine_code;
@@ -31,25 +33,6 @@ use tls::Point;
 /// Called once for each request of `net/http`'s client over HTTP/1, by the goroutine that makes
 /// the request, after it was given a connection.
 const CLIENT_CALL: &str = "net/http.(*persistConn).roundTrip";
-
-/// As [`CLIENT_CALL`], over HTTP/2: what starts a goroutine for the request, which encodes and
-/// writes its header block itself. Of the standard library until Go 1.26 and since, and of
-/// `golang.org/x/net`; a program may have more than one. Of each the name since 2024, when
-/// `RoundTrip` became a wrapper, and the one before.
-const STREAM_CALLS: [[&str; 2]; 3] = [
-    [
-        "net/http.(*http2ClientConn).roundTrip",
-        "net/http.(*http2ClientConn).RoundTrip",
-    ],
-    [
-        "net/http/internal/http2.(*ClientConn).roundTrip",
-        "net/http/internal/http2.(*ClientConn).RoundTrip",
-    ],
-    [
-        "golang.org/x/net/http2.(*ClientConn).roundTrip",
-        "golang.org/x/net/http2.(*ClientConn).RoundTrip",
-    ],
-];
 
 /// Starts a goroutine.
 const START_GOROUTINE: &str = "runtime.newproc1";
@@ -103,8 +86,10 @@ pub struct GoProgram {
     /// Where to probe the client's call, as a file offset; `None`: `net/http`'s client is not in
     /// the program, or not found.
     pub client_call: Option<u64>,
-    /// The same over HTTP/2.
-    pub stream_calls: Vec<u64>,
+    /// Where to probe what is done for streams of HTTP/2, the client's calls among them.
+    pub streams: Vec<Point>,
+    /// Where grpc-go's streams of a server have their identifier, in bytes.
+    pub stream_identifier: Option<u32>,
     /// Where its own TLS has plaintext; `None`: it is not in the program, or not found.
     pub tls: Option<GoTls>,
     /// Address of the count of goroutine ids given out.
@@ -138,7 +123,8 @@ pub fn analyse<'data, R: ReadRef<'data>>(data: R) -> Result<Option<GoProgram>, U
         version,
         offsets,
         client_call: None,
-        stream_calls: Vec::new(),
+        streams: Vec::new(),
+        stream_identifier: None,
         tls: None,
         counter: None,
         image: file.image(),
@@ -165,20 +151,23 @@ pub fn measured_offsets<'data, R: ReadRef<'data>>(
 }
 
 impl GoProgram {
-    /// The probes on the client's calls; none where its structures are not known.
+    /// The probe on the client's calls; none where its structures are not known.
     pub fn client_points(&self) -> Vec<Point> {
-        if self.offsets.is_none() {
-            return Vec::new();
-        }
-        let point = |program| {
-            move |offset: &u64| Point {
-                program,
-                offset: *offset,
-            }
+        let call = self.client_call.filter(|_| self.offsets.is_some());
+        let point = |offset| Point {
+            program: "go_client_call",
+            offset,
         };
-        let streams = self.stream_calls.iter().map(point("go_stream_call"));
-        let calls = self.client_call.iter().map(point("go_client_call"));
-        calls.chain(streams).collect()
+        call.map(point).into_iter().collect()
+    }
+
+    /// The probes on streams; none where its structures are not known.
+    pub fn stream_points(&self) -> &[Point] {
+        if self.offsets.is_some() {
+            &self.streams
+        } else {
+            &[]
+        }
     }
 
     /// The probes on its TLS.
@@ -197,12 +186,8 @@ impl GoProgram {
             let missing = Shortcoming::NoFunctionThere(CLIENT_CALL);
             self.shortcomings.push(missing);
         }
-        // In Go 1.27 `net/http` has a method of the same name on a type of its own, too.
-        let streams = STREAM_CALLS.iter().filter_map(|names| {
-            let mut calls = names.iter();
-            calls.find_map(|name| find_call(file, functions, name))
-        });
-        self.stream_calls = streams.collect();
+        self.stream_identifier = go_streams::identifier(file, functions);
+        self.streams = go_streams::find(file, functions, self.stream_identifier);
         self.tls = go_tls::find(file, functions);
         if self.tls.is_none() && go_tls::is_linked(functions) {
             self.shortcomings.push(Shortcoming::NoTls);

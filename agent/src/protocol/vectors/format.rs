@@ -149,6 +149,7 @@ pub(in crate::protocol) fn render(text: &mut String, progress: &Progress) {
             exchange,
             position,
             time_ns,
+            ..
         } => {
             format!("started {exchange} at {position}, {time_ns}")
         }

@@ -82,6 +82,7 @@ impl Http1 {
         } = start;
         self.progress.push_back(Progress::RequestStarted {
             exchange: number,
+            stream: None,
             position,
             time_ns: start_ns,
         });

@@ -95,6 +95,7 @@ impl Http2 {
         self.next_number += 1;
         self.progress.push_back(Progress::RequestStarted {
             exchange,
+            stream: Some(id),
             position: head.position,
             time_ns: head.start_ns,
         });

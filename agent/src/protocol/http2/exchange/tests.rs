@@ -202,6 +202,7 @@ fn heads_come_in_pieces() {
         let progress = harness.progress();
         let started = Progress::RequestStarted {
             exchange: 0,
+            stream: Some(1),
             position: start,
             time_ns: 100,
         };
