@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use agent_tests::{
+    pki::Pki,
     require_root,
     scene::{Traced, trace},
     span::Span,
@@ -190,6 +191,22 @@ fn calls_side_by_side_are_told_apart() {
     require_root!();
     for (server, client) in PAIRS {
         let (traced, calls) = calls_between(server, client, 513, 64);
+        assert_right(&traced, &calls);
+    }
+}
+
+/// grpc-go at both ends inside its own TLS: the same is told, one call at a time and 64.
+#[test]
+fn calls_inside_tls_are_told_as_in_plain_text() {
+    require_root!();
+    for (count, parallel) in [(2 * KINDS.len() + 1, 1), (513, 64)] {
+        let pki = Pki::new();
+        let store = Store::start_tls("store", &pki);
+        let numbers = [store.port().into(), count, parallel];
+        let caller = Caller::start_tls("caller", &pki, numbers);
+        let mut calls = Vec::new();
+        let traced = trace(&[store.pid(), caller.pid()], || calls = caller.run());
+        assert_eq!(calls.len(), count);
         assert_right(&traced, &calls);
     }
 }

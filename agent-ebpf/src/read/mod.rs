@@ -9,7 +9,9 @@ pub(crate) mod sock;
 pub(crate) mod task;
 
 use agent_common::kernel_config::{ABSENT, KernelField};
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel, generated::bpf_probe_read_kernel as read_raw,
+};
 
 use crate::maps::config;
 
@@ -53,4 +55,21 @@ pub(crate) fn typed_field<T>(base: *const u8, field: KernelField) -> Option<T> {
 pub(crate) fn embedded(base: *const u8, field: KernelField) -> Option<*const u8> {
     // SAFETY: only an address is computed; reading it is checked by the helper.
     offset(field).map(|offset| unsafe { base.add(offset) })
+}
+
+/// A copy made by a helper, of which the verifier knows nothing. So what comes behind is followed
+/// once, and not once for each way in which the values came about.
+#[inline(always)]
+pub(crate) fn unknown<T: Copy>(value: &T) -> T {
+    let mut copy = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: as large as the value, whose bytes it gets; of memory of the program itself nothing
+    // can fail.
+    unsafe {
+        read_raw(
+            copy.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            core::ptr::from_ref(value).cast(),
+        );
+        copy.assume_init()
+    }
 }

@@ -19,6 +19,7 @@ use crate::{
     maps::{ACCEPTED, CONNECTIONS, config},
     process::{self, TracedUnit},
     read::{
+        self,
         file::File,
         go::{self, Goroutine},
         sock::{Sock, Stream},
@@ -37,6 +38,10 @@ pub(crate) struct Moved<'a> {
     /// Address of the goroutine's structure.
     pub(crate) goroutine: u64,
 }
+
+/// grpc-go collects 32 KiB before it writes, `crypto/tls` hands out 16 KiB at most.
+const WRITE_PARTS: u32 = 3;
+const READ_PARTS: u32 = 2;
 
 #[inline(always)]
 pub(crate) fn moved(moved: &Moved<'_>) {
@@ -62,8 +67,8 @@ fn try_report(data: &Moved<'_>) -> Option<()> {
     }
     let carrier = carrier(sock, connection, data.traced)?;
     carrier.carried = Carried::Encrypted as u8;
-    let session = session(data, descriptor, sock, connection, carrier);
-    let task = task(data);
+    let session = read::unknown(&session(data, descriptor, sock, connection, carrier));
+    let task = read::unknown(&task(data));
     if !is_owner(data, &session) {
         return None;
     }
@@ -73,7 +78,7 @@ fn try_report(data: &Moved<'_>) -> Option<()> {
     {
         inject_go::serve_unknown(data.traced.unit.process_id, task.id, connection);
     }
-    let _ = plaintext::report::<false>(&Plaintext {
+    let plaintext = Plaintext {
         session: &session,
         buffer: data.buffer,
         first_ns: 0,
@@ -81,7 +86,11 @@ fn try_report(data: &Moved<'_>) -> Option<()> {
         direction: data.direction,
         moved: data.length as u32,
         task,
-    });
+    };
+    match data.direction {
+        Direction::Inbound => plaintext::report_parts::<READ_PARTS>(&plaintext),
+        Direction::Outbound => plaintext::report_parts::<WRITE_PARTS>(&plaintext),
+    }
     own(data.object, &session);
     Some(())
 }

@@ -22,6 +22,7 @@ use crate::{
 };
 
 /// Bytes of a session that a call moved.
+#[derive(Clone, Copy)]
 pub(super) struct Plaintext<'a> {
     pub(super) session: &'a TlsSession,
     /// Where they are; 0: not in memory.
@@ -119,6 +120,32 @@ pub(super) fn report<const LOOPS: bool>(data: &Plaintext<'_>) -> Option<()> {
     }
     connection::advance(state, data.direction, data.moved, now_ns, tail);
     Some(())
+}
+
+/// As [`report`], in so many parts at most where one record cannot hold all of it: frames of HTTP/2
+/// stand anywhere.
+#[inline(always)]
+pub(super) fn report_parts<const PARTS: u32>(data: &Plaintext<'_>) {
+    const PART_BYTES: u32 = limits::CAPTURE_BYTES as u32;
+
+    let (mut left, mut buffer) = (data.moved, data.buffer);
+    for part in 1..=PARTS {
+        let moved = if part < PARTS && left > PART_BYTES {
+            PART_BYTES
+        } else {
+            left
+        };
+        let _ = report::<false>(&Plaintext {
+            buffer,
+            moved,
+            ..*data
+        });
+        buffer += u64::from(moved);
+        left -= moved;
+        if left == 0 {
+            break;
+        }
+    }
 }
 
 /// Stands in [`ConnectionState::frames`] of plaintext that is HTTP/2: each call is captured from

@@ -345,30 +345,15 @@ pub(crate) fn leave_open() -> Option<()> {
     call.sequence = received.sequence;
     call.first_ns = 0;
     // A full record is longer than what one report can hold.
-    let mut left = moved;
-    let mut part = if left > limits::CAPTURE_BYTES as u32 {
-        left / 2
-    } else {
-        left
-    };
-    let mut buffer = record;
-    for _ in 0..2 {
-        if left == 0 {
-            break;
-        }
-        let _ = plaintext::report::<false>(&Plaintext {
-            session,
-            buffer,
-            first_ns: call.first_ns,
-            sequence: call.sequence,
-            direction: Direction::Inbound,
-            moved: part,
-            task: Task::NONE,
-        });
-        buffer += u64::from(part);
-        left -= part;
-        part = left;
-    }
+    plaintext::report_parts::<2>(&Plaintext {
+        session,
+        buffer: record,
+        first_ns: call.first_ns,
+        sequence: call.sequence,
+        direction: Direction::Inbound,
+        moved,
+        task: Task::NONE,
+    });
     Some(())
 }
 
