@@ -55,6 +55,10 @@ pub enum Action {
         /// Configuration file (YAML)
         #[arg(long, value_name = "FILE")]
         config: Option<String>,
+
+        /// Do not try injection, which takes longest
+        #[arg(long)]
+        quick: bool,
     },
     /// Wait for the agent's word, then become the command
     #[command(hide = true)]
@@ -139,7 +143,9 @@ impl Cli {
     /// Flags of the action, or those of tracing.
     pub fn flags(&self) -> Flags {
         let (targets, options) = match &self.action {
-            Some(Action::Check { targets, config }) => (
+            Some(Action::Check {
+                targets, config, ..
+            }) => (
                 targets,
                 &Options {
                     config: config.clone(),

@@ -29,12 +29,12 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<u8, Failure> {
     let flags = cli.flags();
-    let is_check = match cli.action {
+    let check = match cli.action {
         Some(Action::LaunchGate { socket, command }) => {
             return Err(launch::gate(&socket, &command));
         }
-        Some(Action::Check { .. }) => true,
-        None => false,
+        Some(Action::Check { quick, .. }) => Some(!quick),
+        None => None,
     };
     let lookup = |name: &str| std::env::var(name).ok();
     let (config, warnings) = Config::gather(&flags, cli.command, &lookup)?;
@@ -42,8 +42,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    if is_check {
-        let page = check::run(&config, |_| pipeline::probe())?;
+    if let Some(with_injection) = check {
+        let page = check::run(&config, |_| pipeline::probe(with_injection))?;
         let _ = std::io::stdout().write_all(page.text.as_bytes());
         return Ok(page.exit_code);
     }

@@ -17,6 +17,7 @@ pub mod object;
 pub mod ring;
 mod skipped;
 pub mod tls;
+mod uprobes;
 
 pub use attach::CapturePath;
 pub use object::{Kernel, LoadError, Settings, load};

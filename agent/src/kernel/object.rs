@@ -107,7 +107,13 @@ pub struct Kernel {
 
 /// Keeps the programs attached.
 pub struct Guard {
-    _ebpf: Arc<Mutex<Ebpf>>,
+    ebpf: Arc<Mutex<Ebpf>>,
+}
+
+impl Guard {
+    pub(super) fn ebpf(&self) -> &Arc<Mutex<Ebpf>> {
+        &self.ebpf
+    }
 }
 
 /// Loads and attaches.
@@ -331,7 +337,7 @@ fn finish(
         injection,
         outcomes,
         report,
-        guard: Guard { _ebpf: ebpf },
+        guard: Guard { ebpf: ebpf },
     })
 }
 

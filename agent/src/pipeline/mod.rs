@@ -316,8 +316,9 @@ fn release() -> String {
     system::System::read().map_or_else(|_| String::from("unknown"), |system| system.release)
 }
 
-/// What `agent check` shows of the kernel: everything is really loaded, and let go again.
-pub fn probe() -> KernelReport {
+/// What `agent check` shows of the kernel: everything is really loaded, and let go again. Injection
+/// only where `with_injection`: its programs take the kernel longest.
+pub fn probe(with_injection: bool) -> KernelReport {
     let settings = kernel::Settings {
         agent_process_id: std::process::id(),
         ..kernel::Settings::default()
@@ -327,8 +328,8 @@ pub fn probe() -> KernelReport {
         purpose: purpose.to_owned(),
         outcome,
     };
-    let report = match kernel::load(&settings) {
-        Ok(kernel) => kernel.report,
+    let (report, uprobes) = match kernel::load(&settings) {
+        Ok(kernel) => (kernel.report, kernel.guard.try_uprobes()),
         Err(error) => {
             let outcome = Outcome::Fails {
                 cause: error.to_string(),
@@ -366,6 +367,10 @@ pub fn probe() -> KernelReport {
         });
         hook(symbol, purpose, outcome)
     }));
+    hooks.extend(uprobes.into_iter().map(|(whose, refused)| {
+        let outcome = refused.map_or(Outcome::Works, |cause| Outcome::Fails { cause });
+        hook(&format!("uprobes on {whose}"), UPROBES, outcome)
+    }));
     let headers = Carriers {
         headers: true,
         option: false,
@@ -386,7 +391,14 @@ pub fn probe() -> KernelReport {
             option,
         ),
     ] {
-        hooks.push(hook(symbol, purpose, probe_injection(&settings, carriers)));
+        let outcome = if with_injection {
+            probe_injection(&settings, carriers)
+        } else {
+            Outcome::NotTried {
+                reason: "as asked for".to_owned(),
+            }
+        };
+        hooks.push(hook(symbol, purpose, outcome));
     }
     let missing_fields = report
         .missing_features
@@ -399,6 +411,9 @@ pub fn probe() -> KernelReport {
         missing_fields,
     }
 }
+
+/// What uprobes are for.
+const UPROBES: &str = "inside programs, where they have it";
 
 /// Loads it all once more; headers are tried with the agent's own sockets.
 fn probe_injection(settings: &kernel::Settings, carriers: Carriers) -> Outcome {
