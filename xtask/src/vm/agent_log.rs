@@ -1,5 +1,7 @@
 //! What the agent's log says about the kernel: paths, hooks, fields, helpers, losses.
 
+use super::results::Verdict;
+
 /// The log at level debug, without colours.
 pub(super) struct AgentLog {
     text: String,
@@ -89,6 +91,20 @@ impl AgentLog {
     }
 }
 
+/// What the page of `agent check` says of uprobes: on whose functions, and why they cannot be had.
+pub(super) fn uprobes(page: &str) -> Vec<Verdict> {
+    const NAME: &str = "uprobes on ";
+    let verdicts = page.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(NAME)?;
+        let (whose, reason) = match rest.split_once(": ") {
+            Some((whose, reason)) => (whose, Some(reason.to_owned())),
+            None => (rest, None),
+        };
+        Some((format!("{NAME}{whose}"), reason))
+    });
+    verdicts.collect()
+}
+
 /// A field of a log line: `name="value"`.
 fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(&format!(" {name}=\""))?;
@@ -102,6 +118,21 @@ fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn verdicts_on_uprobes() {
+        let page = "Kernel hooks\n  ok    socket data: tracepoint\n  \
+                    ok    inside programs: uprobes on rustls\n  \
+                    FAIL  inside programs: uprobes on grpc-go: go_grpc_begun: too large\n";
+        let expected = [
+            ("uprobes on rustls".to_owned(), None),
+            (
+                "uprobes on grpc-go".to_owned(),
+                Some("go_grpc_begun: too large".to_owned()),
+            ),
+        ];
+        assert_eq!(uprobes(page), expected);
+    }
 
     const LOG: &str = r#"
 2026-01-01T00:00:00Z DEBUG hook attached hook="inet_sendmsg" program="inet_sendmsg_exit"

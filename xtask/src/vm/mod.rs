@@ -31,6 +31,8 @@ pub(crate) use results::{TABLE, table};
 
 use crate::{
     bench, build,
+    golang::{self, Packages},
+    setup::{self, Purpose},
     steps::{self, capture, say},
 };
 
@@ -89,6 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.command.is_empty() {
         return run_command(&images, arguments, &logs);
     }
+    setup::prepare(Purpose::Test)?;
     let agent = match &arguments.agent {
         Some(agent) => agent.canonicalize().context("no such agent")?,
         None => build_agent()?,
@@ -214,6 +217,9 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
     let python =
         capture(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]))?;
     let own = env::current_exe().context("the path of this program is not known")?;
+    let go = log_directory()?.join("go-server");
+    let source = steps::workspace().join("tests/workloads/go");
+    golang::build(&setup::go()?, &source, &go, Packages::Standard)?;
     let command = [
         own.as_os_str(),
         "vm-guest".as_ref(),
@@ -222,6 +228,8 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
         agent.as_os_str(),
         "--python".as_ref(),
         python.trim().as_ref(),
+        "--go".as_ref(),
+        go.as_os_str(),
     ];
     let job = job(command.map(OsString::from).to_vec())?;
     let machine = Machine {

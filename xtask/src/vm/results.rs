@@ -21,7 +21,7 @@ const RESULTS: &str = "docs/kernels.json";
 const TRACEPOINTS_SINCE: (u32, u32) = (6, 3);
 
 /// A name, and why it is missing or wrong; nothing where all is well.
-type Verdict = (String, Option<String>);
+pub(super) type Verdict = (String, Option<String>);
 
 /// One capture path in one kernel.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]

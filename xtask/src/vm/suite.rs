@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    agent_log::AgentLog,
+    agent_log::{self, AgentLog},
     guest::MARKER,
-    results::Row,
+    results::{Row, Verdict},
     workload::{self, EXCHANGES, Workload},
 };
 use crate::child::{Running, TemporaryDirectory};
@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     /// The interpreter that runs the server.
     #[arg(long, value_name = "FILE")]
     python: PathBuf,
+    /// The server by Go.
+    #[arg(long, value_name = "FILE")]
+    go: PathBuf,
 }
 
 /// As `--capture` names them, best first.
@@ -37,7 +40,7 @@ const END: Duration = Duration::from_mins(1);
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let directory = TemporaryDirectory::create("vm-suite")?;
-    let workload = Workload::start(&directory.0, &arguments.python)?;
+    let workload = Workload::start(&directory.0, &arguments.python, &arguments.go)?;
     let suite = Suite {
         arguments,
         directory: &directory.0,
@@ -47,6 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // The agent's own choice first: it says why the better ones cannot be had.
     let (mut chosen, log) = suite.row("auto")?;
     chosen.chosen = true;
+    chosen.hooks.extend(suite.uprobes()?);
     for (path, reason) in log.rejected() {
         say(&Row::missing(path, reason));
     }
@@ -83,6 +87,15 @@ impl Suite<'_> {
             println!("{capture}: tried again, {}", row.line());
             tried += 1;
         }
+    }
+
+    /// Whether this kernel takes the programs that go into traced ones, as `agent check` says it.
+    fn uprobes(&self) -> Result<Vec<Verdict>> {
+        let output = Command::new(&self.arguments.agent).args(["check", "--quick"]).output();
+        let page = output.context("cannot run the agent")?.stdout;
+        let verdicts = agent_log::uprobes(&String::from_utf8_lossy(&page));
+        ensure!(!verdicts.is_empty(), "the agent says nothing of uprobes");
+        Ok(verdicts)
     }
 
     fn try_row(&self, capture: &str) -> Result<(Row, AgentLog)> {

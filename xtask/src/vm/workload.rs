@@ -59,6 +59,8 @@ const PYTHON: Hop = ("server", "python");
 const NGINX_IN: Hop = ("server", "nginx");
 const NGINX_OUT: Hop = ("client", "nginx");
 const NODE: Hop = ("server", "node");
+const GO_IN: Hop = ("server", "go-server");
+const GO_OUT: Hop = ("client", "go-server");
 
 /// A request with a path of its own, and the spans it must leave, each the parent of the next.
 pub(super) struct Exchange {
@@ -81,6 +83,8 @@ enum Via {
     Grpc,
     NginxByUnixSocket,
     NginxByTls,
+    /// The server by Go, by HTTP/2 inside TLS; it calls Python's for the path.
+    Go,
     /// The last of [`SHORT`] connections, one after the other: each may get the address of the
     /// one before.
     NginxByShortUnixSockets,
@@ -95,7 +99,7 @@ const SHORT: u32 = 20;
 /// What is asked for on a connection that sent a file before.
 const NEXT: &str = "/next";
 
-pub(super) const EXCHANGES: [Exchange; 12] = [
+pub(super) const EXCHANGES: [Exchange; 13] = [
     Exchange {
         name: "IPv4",
         path: "/plain",
@@ -192,6 +196,14 @@ pub(super) const EXCHANGES: [Exchange; 12] = [
         via: Via::Nginx,
         hops: &[CURL, NGINX_IN, NGINX_OUT, PYTHON],
     },
+    Exchange {
+        name: "Go, HTTP/2 inside TLS",
+        path: "/called",
+        method: "GET",
+        status: 200,
+        via: Via::Go,
+        hops: &[CURL, GO_IN, GO_OUT, PYTHON],
+    },
 ];
 
 /// The running servers; they end with it.
@@ -201,21 +213,23 @@ pub(super) struct Workload {
     python_port: u16,
     http2_port: u16,
     grpc_port: u16,
+    go_port: u16,
     /// A call's message, as it stands on the wire.
     message: String,
     socket: String,
     _nginx: Running,
     _python: Running,
     _node: Running,
+    _go: Running,
 }
 
 impl Workload {
-    pub(super) fn start(directory: &Path, interpreter: &Path) -> Result<Self> {
+    pub(super) fn start(directory: &Path, interpreter: &Path, go: &Path) -> Result<Self> {
         let [port, tls_port, python_port, http2_port] = child::free_ports()?;
         child::make_certificate(directory)?;
         let files = directory.join("files");
         fs::create_dir_all(&files)?;
-        for name in ["plain", "proxied"] {
+        for name in ["plain", "proxied", "called"] {
             fs::write(files.join(name), "hello\n")?;
         }
         // More than one call sends.
@@ -235,6 +249,7 @@ impl Workload {
         wait_for_port(&mut nginx, port)?;
         wait_for_port(&mut python, python_port)?;
         let (node, grpc_port) = start_node(directory)?;
+        let (go, go_port) = start_go(directory, go, python_port)?;
         let message = directory.join("message");
         fs::write(&message, b"\0\0\0\0\x03\x0a\x01a")?;
         let socket = directory.join("nginx.socket").display().to_string();
@@ -244,11 +259,13 @@ impl Workload {
             python_port,
             http2_port,
             grpc_port,
+            go_port,
             message: format!("@{}", message.display()),
             socket,
             _nginx: nginx,
             _python: python,
             _node: node,
+            _go: go,
         })
     }
 
@@ -282,13 +299,14 @@ impl Workload {
             Via::NginxByIpv6 => format!("[::1]:{}", self.port),
             Via::NginxByHttp2 => format!("127.0.0.1:{}", self.http2_port),
             Via::Grpc => format!("127.0.0.1:{}", self.grpc_port),
+            Via::Go => format!("127.0.0.1:{}/call", self.go_port),
             Via::NginxByUnixSocket | Via::NginxByShortUnixSockets => {
                 curl.args(["--unix-socket", &self.socket]);
                 "localhost".to_owned()
             }
         };
         let scheme = match exchange.via {
-            Via::NginxByTls => "https",
+            Via::NginxByTls | Via::Go => "https",
             _ => "http",
         };
         let mut expected = exchange.status.to_string();
@@ -299,6 +317,9 @@ impl Workload {
                     .args(["--output", "/dev/null"]);
             }
             expected = expected.repeat(SHORT as usize + 1);
+        }
+        if matches!(exchange.via, Via::Go) {
+            curl.arg("--http2");
         }
         // The certificate is nobody's.
         curl.arg("--insecure");
@@ -322,14 +343,30 @@ impl Workload {
 fn start_node(directory: &Path) -> Result<(Running, u16)> {
     let script = steps::workspace().join("tests/workloads/http2.js");
     let mut node = Running::start("node", directory, Command::new("node").arg(script))?;
-    let output = node.stdout.clone();
+    let port = said_port(&mut node)?;
+    Ok((node, port))
+}
+
+/// The server by Go with the certificate of nginx, and its port.
+fn start_go(directory: &Path, program: &Path, backend: u16) -> Result<(Running, u16)> {
+    let mut command = Command::new(program);
+    command.args(["-backend", &format!("127.0.0.1:{backend}")]);
+    command.arg("-certificate").arg(directory.join("own.crt"));
+    command.arg("-key").arg(directory.join("own.key"));
+    let mut go = Running::start("go-server", directory, &mut command)?;
+    let port = said_port(&mut go)?;
+    Ok((go, port))
+}
+
+/// The port that a server says in a line of JSON.
+fn said_port(server: &mut Running) -> Result<u16> {
+    let output = server.stdout.clone();
     let port = || {
         let said: Value = serde_json::from_str(&fs::read_to_string(&output).ok()?).ok()?;
         u16::try_from(said["port"].as_u64()?).ok()
     };
-    node.wait_until("port", START, || port().is_some())?;
-    let port = port().context("the port was there")?;
-    Ok((node, port))
+    server.wait_until("port", START, || port().is_some())?;
+    port().context("the port was there")
 }
 
 /// A connection that is yet to say what it wants.
@@ -407,7 +444,7 @@ impl Exchange {
 
     fn is_about(&self, span: &Value) -> bool {
         let attribute = |key| text(span, &["attributes", key]);
-        attribute("url.path") == self.path
+        attribute("url.path").ends_with(self.path)
             || attribute("url.full").ends_with(self.path)
             || self.path.strip_prefix('/') == Some(attribute("rpc.method"))
     }
