@@ -1,6 +1,7 @@
 //! The programs that are traced, and the load on each.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     child::{self, Running},
+    golang::{self, Packages},
     setup,
     steps::{self, Privilege},
 };
@@ -31,6 +33,12 @@ pub(super) enum Subject {
     NginxTls,
     /// As `nginx`, in front of another one, which is not traced, over kept connections.
     Proxy,
+    /// A small reply of Go's `net/http`, asked by wrk.
+    Go,
+    /// As `go`, over its own TLS.
+    GoTls,
+    /// As `grpc`, by grpc-go.
+    GoGrpc,
     /// A blocking thread for each connection, in Python's http.server, asked by wrk.
     Python,
     /// One request at a time on each connection, by redis-benchmark.
@@ -38,12 +46,15 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Nginx,
         Self::NginxTls,
         Self::Http2,
         Self::Grpc,
         Self::Proxy,
+        Self::Go,
+        Self::GoTls,
+        Self::GoGrpc,
         Self::Python,
         Self::Redis,
     ];
@@ -55,6 +66,9 @@ impl Subject {
             Self::Grpc => "Node, gRPC",
             Self::NginxTls => "nginx, HTTPS",
             Self::Proxy => "nginx, proxy",
+            Self::Go => "Go",
+            Self::GoTls => "Go, HTTPS",
+            Self::GoGrpc => "Go, gRPC",
             Self::Python => "Python",
             Self::Redis => "Redis",
         }
@@ -63,20 +77,15 @@ impl Subject {
     /// Whether the agent knows the protocol, so that each request becomes a span.
     pub(super) const fn is_understood(self) -> bool {
         match self {
-            Self::Nginx
-            | Self::NginxTls
-            | Self::Http2
-            | Self::Grpc
-            | Self::Proxy
-            | Self::Python => true,
             Self::Redis => false,
+            _ => true,
         }
     }
 
     /// Whether requests share connections at the same time: then the load generator sends and
     /// receives several at once, and how many of all hits are its own is not known.
     pub(super) const fn is_multiplexed(self) -> bool {
-        matches!(self, Self::Http2 | Self::Grpc)
+        matches!(self, Self::Http2 | Self::Grpc | Self::GoGrpc)
     }
 
     /// Headers can be injected only where the program sends requests itself.
@@ -101,6 +110,9 @@ impl Subject {
                 (start_nginx(directory, port, "", Some(behind))?, port)
             }
             Self::Grpc => start_grpc(directory)?,
+            Self::Go => start_go(directory, &[])?,
+            Self::GoTls => start_go_tls(directory)?,
+            Self::GoGrpc => start_go_grpc(directory)?,
             Self::Python => start_python(directory)?,
             Self::Redis => (start_redis(directory, port)?, port),
         };
@@ -144,9 +156,10 @@ impl Served {
         match self.subject {
             Subject::Nginx | Subject::Proxy => load::wrk(&url("/"), self.connections, seconds),
             Subject::Http2 => self.streams(seconds).get(&url("/")),
-            Subject::Grpc => self.streams(seconds).call(&url(METHOD)),
-            Subject::NginxTls => {
-                let url = url("/").replace("http:", "https:");
+            Subject::Grpc | Subject::GoGrpc => self.streams(seconds).call(&url(METHOD)),
+            Subject::Go => load::wrk(&url("/hello"), self.connections, seconds),
+            Subject::NginxTls | Subject::GoTls => {
+                let url = url("/hello").replace("http:", "https:");
                 load::wrk(&url, self.connections, seconds)
             }
             Subject::Python => load::wrk(&url("/hello"), self.connections, seconds),
@@ -254,6 +267,35 @@ fn start_grpc(directory: &Path) -> Result<(Running, u16)> {
     command.arg(script).arg("serve");
     command.env("NODE_PATH", setup::node_modules()?);
     start_announced("grpc", directory, &mut command)
+}
+
+/// The server of the tests, and the port that it listens on.
+fn start_go(directory: &Path, arguments: &[&OsStr]) -> Result<(Running, u16)> {
+    let program = directory.join("go-server");
+    let source = steps::workspace().join("tests/workloads/go");
+    golang::build(&setup::go()?, &source, &program, Packages::Standard)?;
+    start_announced("go", directory, Command::new(program).args(arguments))
+}
+
+/// With a certificate that wrk does not look at.
+fn start_go_tls(directory: &Path) -> Result<(Running, u16)> {
+    child::make_certificate(directory)?;
+    let [certificate, key] = ["own.crt", "own.key"].map(|name| directory.join(name));
+    let arguments = [
+        "-certificate".as_ref(),
+        certificate.as_os_str(),
+        "-key".as_ref(),
+        key.as_os_str(),
+    ];
+    start_go(directory, &arguments)
+}
+
+/// As [`start_grpc`], by grpc-go.
+fn start_go_grpc(directory: &Path) -> Result<(Running, u16)> {
+    let program = directory.join("grpc-server");
+    let source = steps::workspace().join("tests/workloads/grpc/go/main.go");
+    golang::build(&setup::go()?, &source, &program, Packages::System)?;
+    start_announced("grpc", directory, Command::new(program).arg("serve"))
 }
 
 /// A program that says on its standard output which port it listens on.

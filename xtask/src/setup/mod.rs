@@ -63,9 +63,9 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     }
     if purpose >= Purpose::Bench {
         packages::ensure_node(&cache)?;
+        packages::ensure_python(&cache, &packages::TESTS)?;
     }
     if purpose >= Purpose::Test {
-        packages::ensure_python(&cache, &packages::TESTS)?;
         packages::ensure_guest_programs();
     }
     if purpose >= Purpose::Fidelity {

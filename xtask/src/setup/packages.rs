@@ -117,11 +117,13 @@ pub(super) fn ensure_programs(purpose: Purpose) -> Result<()> {
     if purpose >= Purpose::Test && !has_webrick() {
         missing.push("ruby-webrick");
     }
-    if purpose >= Purpose::Test {
+    if purpose >= Purpose::Bench {
         let absent = GO_SOURCES
             .iter()
             .filter(|(path, _)| !Path::new(GO_PACKAGES).join(path).is_dir());
         missing.extend(absent.map(|(_, package)| package));
+    }
+    if purpose >= Purpose::Test {
         let absent = FILES.iter().filter(|(path, _)| !Path::new(path).exists());
         missing.extend(absent.map(|(_, package)| package));
     }
