@@ -79,8 +79,8 @@ pub const STREAMS: u32 = 32_768;
 /// tell what a header's request is for: 16,384 requests in flight.
 pub const GOROUTINES: u32 = 16_384;
 
-/// Streams of gRPC that Go programs have made and not begun to write: as many as a few servers allow
-/// at one time.
+/// Streams of gRPC that Go programs have made and not begun to write: as many as a few servers
+/// allow at one time.
 pub const GO_STREAMS: u32 = 8_192;
 
 /// Bytes looked at in one step of reading a message. Steps are verified once, bytes one by one.

@@ -29,7 +29,10 @@ pub(crate) fn build(
     let mut build = Command::new(compiler);
     build.args(["build", "-o"]).arg(binary);
     if source.is_dir() {
-        build.current_dir(source).arg(".").env("GOFLAGS", "-mod=mod");
+        build
+            .current_dir(source)
+            .arg(".")
+            .env("GOFLAGS", "-mod=mod");
     } else {
         build.arg(source);
     }

@@ -7,8 +7,8 @@
 //!       the response's writer, `r14` the goroutine that serves
 //! hook: uprobe google.golang.org/grpc.(*Server).handleStream, as above: `rdi` is the stream
 //! hook: uprobe the call of (*controlBuffer).executeAndPut in (*http2Client).NewStream of
-//!       google.golang.org/grpc/internal/transport: `rdi` is the headers' frame, `r14` the goroutine
-//!       that calls
+//!       google.golang.org/grpc/internal/transport: `rdi` is the frame of headers, `r14` the
+//!       goroutine that calls
 //! hook: uprobe the call of (*loopyWriter).writeHeader in (*loopyWriter).originateStream (newer
 //!       releases: clientHeaderHandler), of the same: `rbx` is the stream's identifier, `rdi` its
 //!       list of headers, `r14` the goroutine that writes
@@ -165,7 +165,13 @@ fn begun(ctx: &ProbeContext) -> Option<()> {
     let queuer = unsafe { GO_STREAMS.get(&key) }.copied()?;
     let _ = GO_STREAMS.remove(&key);
     let writer = hit.goroutine.id;
-    write(&hit.traced, queuer.task, queuer.task_parent, writer, stream as u32);
+    write(
+        &hit.traced,
+        queuer.task,
+        queuer.task_parent,
+        writer,
+        stream as u32,
+    );
     Some(())
 }
 

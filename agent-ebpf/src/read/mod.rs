@@ -9,9 +9,7 @@ pub(crate) mod sock;
 pub(crate) mod task;
 
 use agent_common::kernel_config::{ABSENT, KernelField};
-use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, generated::bpf_probe_read_kernel as read_raw,
-};
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_probe_read_kernel as read_raw};
 
 use crate::maps::config;
 

@@ -15,7 +15,6 @@
 use agent_common::{
     connection::{Direction, plaintext_identity},
     drop_reason::DropReason,
-    limits,
     payload::{UNKNOWN_DESCRIPTOR, flags},
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};

@@ -182,7 +182,8 @@ impl<E: Copy + PartialEq> Goroutines<E> {
     }
 
     /// A goroutine serves a stream that the one which started it has read, or another one which
-    /// that has started to read for it: gRPC has the first, `net/http` the second.
+    /// that has started to read for it: gRPC has the first, `net/http` the second. The head that
+    /// came with a connection's preface was read by neither, and has nobody.
     pub fn handle_served(&mut self, process: ProcessId, task: Task, stream: u32) {
         let Some(program) = self.programs.get_mut(&process) else {
             return;
@@ -286,8 +287,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
         let program = self.programs.get_mut(&process)?;
         let call = descriptor.and_then(|descriptor| program.calls.remove(&descriptor));
         let announced = call.filter(|call| {
-            call.is_recent(time_ns)
-                && opened_ns.is_none_or(|opened_ns| opened_ns <= call.time_ns)
+            call.is_recent(time_ns) && opened_ns.is_none_or(|opened_ns| opened_ns <= call.time_ns)
         });
         match announced {
             Some(call) => call.caller,

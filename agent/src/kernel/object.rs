@@ -337,7 +337,7 @@ fn finish(
         injection,
         outcomes,
         report,
-        guard: Guard { ebpf: ebpf },
+        guard: Guard { ebpf },
     })
 }
 

@@ -1,5 +1,5 @@
-//! EDGE: whether this kernel takes the programs that are put on functions of programs and libraries,
-//! which are loaded when the first of their kind is met.
+//! EDGE: whether this kernel takes the programs that are put on functions of programs and
+//! libraries, which are loaded when the first of their kind is met.
 
 use aya::programs::Program;
 

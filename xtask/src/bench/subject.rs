@@ -76,10 +76,7 @@ impl Subject {
 
     /// Whether the agent knows the protocol, so that each request becomes a span.
     pub(super) const fn is_understood(self) -> bool {
-        match self {
-            Self::Redis => false,
-            _ => true,
-        }
+        !matches!(self, Self::Redis)
     }
 
     /// Whether requests share connections at the same time: then the load generator sends and
@@ -157,12 +154,11 @@ impl Served {
             Subject::Nginx | Subject::Proxy => load::wrk(&url("/"), self.connections, seconds),
             Subject::Http2 => self.streams(seconds).get(&url("/")),
             Subject::Grpc | Subject::GoGrpc => self.streams(seconds).call(&url(METHOD)),
-            Subject::Go => load::wrk(&url("/hello"), self.connections, seconds),
             Subject::NginxTls | Subject::GoTls => {
                 let url = url("/hello").replace("http:", "https:");
                 load::wrk(&url, self.connections, seconds)
             }
-            Subject::Python => load::wrk(&url("/hello"), self.connections, seconds),
+            Subject::Python | Subject::Go => load::wrk(&url("/hello"), self.connections, seconds),
             Subject::Redis => {
                 let requests = self.rate * f64::from(seconds);
                 load::redis_benchmark(self.port, self.connections, requests as u64)

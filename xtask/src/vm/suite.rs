@@ -91,7 +91,9 @@ impl Suite<'_> {
 
     /// Whether this kernel takes the programs that go into traced ones, as `agent check` says it.
     fn uprobes(&self) -> Result<Vec<Verdict>> {
-        let output = Command::new(&self.arguments.agent).args(["check", "--quick"]).output();
+        let output = Command::new(&self.arguments.agent)
+            .args(["check", "--quick"])
+            .output();
         let page = output.context("cannot run the agent")?.stdout;
         let verdicts = agent_log::uprobes(&String::from_utf8_lossy(&page));
         ensure!(!verdicts.is_empty(), "the agent says nothing of uprobes");

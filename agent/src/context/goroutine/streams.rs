@@ -91,10 +91,7 @@ impl<E: Copy + PartialEq> Streams<E> {
 
     /// The stream of this number that was not answered yet.
     pub(super) fn numbered(&self, number: u32) -> Option<E> {
-        self.open
-            .get(&number)
-            .copied()
-            .filter(|_| !self.is_shared)
+        self.open.get(&number).copied().filter(|_| !self.is_shared)
     }
 
     /// The stream for which a handler was started that did not exist at `after_ns` and did at
