@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     /// Only these: 5.10, 6.1, 6.12, newest.
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<String>,
-    /// Only the oldest and the newest kernel, and docs/ stay as they are.
+    /// Only the oldest and the newest kernel and the main paths, and docs/ stay as they are.
     #[arg(long, conflicts_with = "kernel")]
     quick: bool,
     /// Fetches the kernels again, for those that the archive has now.
@@ -97,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None => build_agent()?,
     };
     let mut results = Results::read()?;
-    let verdict = run_suites(&images, &agent, &logs, &mut results);
+    let verdict = run_suites(&images, &agent, &logs, arguments.quick, &mut results);
     if !arguments.quick {
         results.write()?;
     }
@@ -117,15 +117,22 @@ pub(crate) fn run_quick(agent: &Path) -> Result<()> {
             return Ok(());
         }
     };
-    run_suites(&images, agent, &log_directory()?, &mut Results::default())
+    let logs = log_directory()?;
+    run_suites(&images, agent, &logs, true, &mut Results::default())
 }
 
 /// Every guest runs, whatever became of the one before. Those that ended are in `results`.
-fn run_suites(images: &[Image], agent: &Path, logs: &Path, results: &mut Results) -> Result<()> {
+fn run_suites(
+    images: &[Image],
+    agent: &Path,
+    logs: &Path,
+    quick: bool,
+    results: &mut Results,
+) -> Result<()> {
     let mut failures = Vec::new();
     for image in images {
         let started = Instant::now();
-        let rows = match run_suite(image, agent, logs) {
+        let rows = match run_suite(image, agent, logs, quick) {
             Ok(rows) => rows,
             Err(error) => {
                 say("vm", &format!("{:<7} failed: {error:#}", image.name));
@@ -213,7 +220,7 @@ fn run_command(images: &[Image], arguments: &Arguments, logs: &Path) -> Result<(
     Ok(())
 }
 
-fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
+fn run_suite(image: &Image, agent: &Path, logs: &Path, quick: bool) -> Result<Vec<Row>> {
     let python =
         capture(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]))?;
     let own = env::current_exe().context("the path of this program is not known")?;
@@ -231,7 +238,9 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path) -> Result<Vec<Row>> {
         "--go".as_ref(),
         go.as_os_str(),
     ];
-    let job = job(command.map(OsString::from).to_vec())?;
+    let mut command = command.map(OsString::from).to_vec();
+    command.extend(quick.then(|| "--quick".into()));
+    let job = job(command)?;
     let machine = Machine {
         image,
         job: &job,

@@ -28,10 +28,14 @@ pub(crate) struct Arguments {
     /// The server by Go.
     #[arg(long, value_name = "FILE")]
     go: PathBuf,
+    /// For every change: neither uprobes on their own, nor fexit where there is something better.
+    #[arg(long)]
+    quick: bool,
 }
 
 /// As `--capture` names them, best first.
-pub(super) const PATHS: [&str; 3] = ["tracepoint", "fexit", "kretprobe"];
+pub(super) const PATHS: [&str; 3] = ["tracepoint", FEXIT, "kretprobe"];
+const FEXIT: &str = "fexit";
 
 /// What takes a second natively; guests are up to 50 times slower.
 const READY: Duration = Duration::from_secs(90);
@@ -50,13 +54,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // The agent's own choice first: it says why the better ones cannot be had.
     let (mut chosen, log) = suite.row("auto")?;
     chosen.chosen = true;
-    chosen.hooks.extend(suite.uprobes()?);
+    if !arguments.quick {
+        chosen.hooks.extend(suite.uprobes()?);
+    }
     for (path, reason) in log.rejected() {
         say(&Row::missing(path, reason));
     }
     say(&chosen);
     let tried = |path: &str| path == chosen.path || log.rejected().any(|(name, _)| name == path);
-    for path in PATHS.into_iter().filter(|path| !tried(path)) {
+    let left_out = |path: &str| arguments.quick && path == FEXIT;
+    let others = |path: &&str| !tried(path) && !left_out(path);
+    for path in PATHS.into_iter().filter(others) {
         say(&suite.row(path)?.0);
     }
     Ok(())
