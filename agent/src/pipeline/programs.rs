@@ -61,20 +61,11 @@ struct Binary {
     content: Content,
     program: GoProgram,
     probes: Vec<ProbeId>,
-    /// Its TLS is probed.
-    speaks_tls: bool,
+    /// Whether its TLS is probed; `None`: not tried yet.
+    speaks_tls: Option<bool>,
     pids: HashSet<u32>,
     /// Since when nobody runs it.
     unused_ns: Option<u64>,
-}
-
-/// What the kernel side was told of a process's program.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Described {
-    /// How to read its goroutines.
-    pub(super) goroutines: bool,
-    /// Its own TLS is probed.
-    pub(super) tls: bool,
 }
 
 pub(super) struct Programs {
@@ -93,14 +84,14 @@ impl Programs {
     }
 
     /// Looks at the executable of a traced process, tells the kernel side how to read its
-    /// goroutines if Go made it, and notes so in its facts.
-    pub(super) fn inspect(&mut self, process: &mut Process) -> Described {
+    /// goroutines if Go made it, and notes so in its facts. Returns whether it was told.
+    pub(super) fn inspect(&mut self, process: &mut Process) -> bool {
         let pid = process.id.pid;
-        let mut described = Described::default();
+        let mut is_described = false;
         match self.follow(pid) {
             Ok(Some((version, told))) => {
                 process.facts.go_version = Some(version);
-                described = told;
+                is_described = told;
             }
             Ok(None) => {}
             Err(error) => {
@@ -108,10 +99,32 @@ impl Programs {
                 tracing::debug!(pid, reason, "program not understood");
             }
         }
-        if !described.goroutines {
+        if !is_described {
             self.hooks.forget(pid);
         }
-        described
+        is_described
+    }
+
+    /// Probes the program's own TLS, if it has any and that was not done. Apart, because the kernel
+    /// takes some 0.3 s to verify the first one's programs, and goroutines need not wait for that.
+    pub(super) fn probe_tls(&mut self, pid: u32) -> bool {
+        let Ok(content) = identify(pid) else {
+            return false;
+        };
+        let Some(binary) = self.go.get(&content.file) else {
+            return false;
+        };
+        if let Some(speaks_tls) = binary.speaks_tls {
+            return speaks_tls;
+        }
+        let points = binary.program.tls_points();
+        let probe = self.probe(pid, TLS, &points);
+        let speaks_tls = probe.is_some();
+        if let Some(binary) = self.go.get_mut(&content.file) {
+            binary.probes.extend(probe);
+            binary.speaks_tls = Some(speaks_tls);
+        }
+        speaks_tls
     }
 
     /// All plaintext of the process's own TLS is seen from now on, if it was not before.
@@ -138,9 +151,9 @@ impl Programs {
         });
     }
 
-    /// Version of the Go that made the process's program, and what the kernel side was told of it;
-    /// `None`: another language.
-    fn follow(&mut self, pid: u32) -> Result<Option<(String, Described)>> {
+    /// Version of the Go that made the process's program, and whether the kernel side was told of
+    /// it; `None`: another language.
+    fn follow(&mut self, pid: u32) -> Result<Option<(String, bool)>> {
         let content = identify(pid).context("cannot look at its executable")?;
         if self.others.contains(&content) {
             return Ok(None);
@@ -162,15 +175,11 @@ impl Programs {
         binary.pids.insert(pid);
         let version = binary.program.version.clone();
         let Some((offsets, _)) = &binary.program.offsets else {
-            return Ok(Some((version, Described::default())));
+            return Ok(Some((version, false)));
         };
         let process = describe(&binary.program, offsets, load_bias(pid, &binary.program));
         self.hooks.describe(pid, &process)?;
-        let described = Described {
-            goroutines: true,
-            tls: binary.speaks_tls,
-        };
-        Ok(Some((version, described)))
+        Ok(Some((version, true)))
     }
 
     /// A binary not seen before, or one that was written again.
@@ -182,11 +191,10 @@ impl Programs {
         report(pid, &program);
         let client = self.probe(pid, CLIENT, &program.client_points());
         let streams = self.probe(pid, STREAMS, program.stream_points());
-        let tls = self.probe(pid, TLS, &program.tls_points());
         let binary = Binary {
             content,
-            speaks_tls: tls.is_some(),
-            probes: client.into_iter().chain(streams).chain(tls).collect(),
+            speaks_tls: None,
+            probes: client.into_iter().chain(streams).collect(),
             program,
             pids: before.map(|binary| binary.pids).unwrap_or_default(),
             unused_ns: None,

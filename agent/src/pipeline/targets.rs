@@ -121,8 +121,7 @@ impl Targets {
     fn inspect(&mut self, process: &mut Process) {
         let id = process.id;
         self.libraries.meet(id.pid);
-        let described = self.programs.inspect(process);
-        let is_go = described.goroutines;
+        let is_go = self.programs.inspect(process);
         let marked = if is_go && self.selection.all && !self.traced.is_selected(id.pid) {
             // The kernel side would trace it on its first socket call.
             self.traced.trace(id)
@@ -132,7 +131,7 @@ impl Targets {
         let settled = marked
             .and_then(|()| self.traced.mark_go(id, is_go))
             .and_then(|()| {
-                if described.tls {
+                if is_go && self.programs.probe_tls(id.pid) {
                     self.begin_own_tls(id)
                 } else {
                     Ok(())
