@@ -48,7 +48,10 @@ fn number_or_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i
 
 fn read_log(path: &Path) -> Vec<LogLine> {
     let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines()
+    // Programs may be writing the last line.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
         .map(|line| {
             serde_json::from_str(line).unwrap_or_else(|error| panic!("log: {error}: {line}"))
         })
