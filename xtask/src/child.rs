@@ -124,6 +124,18 @@ impl Running {
         })
     }
 
+    /// Waits until it says on its standard output, in a line of JSON, which port it listens on.
+    pub(crate) fn announced_port(&mut self, deadline: Duration) -> Result<u16> {
+        let output = self.stdout.clone();
+        let port = || {
+            let said = fs::read_to_string(&output).ok()?;
+            let said: serde_json::Value = serde_json::from_str(said.trim()).ok()?;
+            u16::try_from(said.get("port")?.as_u64()?).ok()
+        };
+        self.wait_until("port", deadline, || port().is_some())?;
+        port().context("the port was there")
+    }
+
     /// Asks it to end and waits for its last words. Not as Ctrl-C does: a shell has its background
     /// jobs ignore that, and what they start inherits it.
     pub(crate) fn stop(&mut self) -> Result<()> {

@@ -297,14 +297,7 @@ fn start_go_grpc(directory: &Path) -> Result<(Running, u16)> {
 /// A program that says on its standard output which port it listens on.
 fn start_announced(name: &str, directory: &Path, command: &mut Command) -> Result<(Running, u16)> {
     let mut program = Running::start(name, directory, command)?;
-    let output = program.stdout.clone();
-    let port = || {
-        let said = fs::read_to_string(&output).ok()?;
-        let said: serde_json::Value = serde_json::from_str(said.trim()).ok()?;
-        u16::try_from(said.get("port")?.as_u64()?).ok()
-    };
-    program.wait_until("port", Duration::from_secs(10), || port().is_some())?;
-    let port = port().context("the port was there")?;
+    let port = program.announced_port(Duration::from_secs(10))?;
     Ok((program, port))
 }
 

@@ -96,6 +96,9 @@ enum Via {
 /// Short connections before the one that counts.
 const SHORT: u32 = 20;
 
+/// Before a path that the server by Go calls Python's for.
+const CALL: &str = "/call";
+
 /// What is asked for on a connection that sent a file before.
 const NEXT: &str = "/next";
 
@@ -299,7 +302,7 @@ impl Workload {
             Via::NginxByIpv6 => format!("[::1]:{}", self.port),
             Via::NginxByHttp2 => format!("127.0.0.1:{}", self.http2_port),
             Via::Grpc => format!("127.0.0.1:{}", self.grpc_port),
-            Via::Go => format!("127.0.0.1:{}/call", self.go_port),
+            Via::Go => format!("127.0.0.1:{}{CALL}", self.go_port),
             Via::NginxByUnixSocket | Via::NginxByShortUnixSockets => {
                 curl.args(["--unix-socket", &self.socket]);
                 "localhost".to_owned()
@@ -343,7 +346,7 @@ impl Workload {
 fn start_node(directory: &Path) -> Result<(Running, u16)> {
     let script = steps::workspace().join("tests/workloads/http2.js");
     let mut node = Running::start("node", directory, Command::new("node").arg(script))?;
-    let port = said_port(&mut node)?;
+    let port = node.announced_port(START)?;
     Ok((node, port))
 }
 
@@ -354,19 +357,8 @@ fn start_go(directory: &Path, program: &Path, backend: u16) -> Result<(Running, 
     command.arg("-certificate").arg(directory.join("own.crt"));
     command.arg("-key").arg(directory.join("own.key"));
     let mut go = Running::start("go-server", directory, &mut command)?;
-    let port = said_port(&mut go)?;
+    let port = go.announced_port(START)?;
     Ok((go, port))
-}
-
-/// The port that a server says in a line of JSON.
-fn said_port(server: &mut Running) -> Result<u16> {
-    let output = server.stdout.clone();
-    let port = || {
-        let said: Value = serde_json::from_str(&fs::read_to_string(&output).ok()?).ok()?;
-        u16::try_from(said["port"].as_u64()?).ok()
-    };
-    server.wait_until("port", START, || port().is_some())?;
-    port().context("the port was there")
 }
 
 /// A connection that is yet to say what it wants.
@@ -444,7 +436,12 @@ impl Exchange {
 
     fn is_about(&self, span: &Value) -> bool {
         let attribute = |key| text(span, &["attributes", key]);
-        attribute("url.path").ends_with(self.path)
+        let is_relayed = || {
+            let called = attribute("url.path").strip_prefix(CALL);
+            matches!(self.via, Via::Go) && called == Some(self.path)
+        };
+        attribute("url.path") == self.path
+            || is_relayed()
             || attribute("url.full").ends_with(self.path)
             || self.path.strip_prefix('/') == Some(attribute("rpc.method"))
     }
