@@ -38,7 +38,6 @@ pub(crate) fn build(
     }
     build
         .env("GOCACHE", cache.join("build"))
-        .env("CGO_ENABLED", "0")
         .envs([("GOTOOLCHAIN", "local"), ("GOENV", "off")]);
     let path: PathBuf = match packages {
         Packages::Standard => {

@@ -129,10 +129,11 @@ fn run_suites(
     quick: bool,
     results: &mut Results,
 ) -> Result<()> {
+    let job = suite_job(agent, logs, quick)?;
     let mut failures = Vec::new();
     for image in images {
         let started = Instant::now();
-        let rows = match run_suite(image, agent, logs, quick) {
+        let rows = match run_suite(image, &job, logs) {
             Ok(rows) => rows,
             Err(error) => {
                 say("vm", &format!("{:<7} failed: {error:#}", image.name));
@@ -220,11 +221,12 @@ fn run_command(images: &[Image], arguments: &Arguments, logs: &Path) -> Result<(
     Ok(())
 }
 
-fn run_suite(image: &Image, agent: &Path, logs: &Path, quick: bool) -> Result<Vec<Row>> {
+/// The suite with this agent, and with what it needs of this machine.
+fn suite_job(agent: &Path, logs: &Path, quick: bool) -> Result<Job> {
     let python =
         capture(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]))?;
     let own = env::current_exe().context("the path of this program is not known")?;
-    let go = log_directory()?.join("go-server");
+    let go = logs.join("go-server");
     let source = steps::workspace().join("tests/workloads/go");
     golang::build(&setup::go()?, &source, &go, Packages::Standard)?;
     let command = [
@@ -240,10 +242,13 @@ fn run_suite(image: &Image, agent: &Path, logs: &Path, quick: bool) -> Result<Ve
     ];
     let mut command = command.map(OsString::from).to_vec();
     command.extend(quick.then(|| "--quick".into()));
-    let job = job(command)?;
+    job(command)
+}
+
+fn run_suite(image: &Image, job: &Job, logs: &Path) -> Result<Vec<Row>> {
     let machine = Machine {
         image,
-        job: &job,
+        job,
         clock: Clock::Machine,
         logs,
         deadline: SUITE_DEADLINE,
