@@ -89,6 +89,16 @@ pub(crate) fn followed(process_id: u32) -> Option<u64> {
     Some(state.start_ns())
 }
 
+/// The current thread, if its process is traced and made by Go, and how to read its goroutines.
+#[inline(always)]
+pub(crate) fn traced_go() -> Option<(TracedUnit, &'static GoProcess)> {
+    let traced = traced_unit()?;
+    if !traced.is_go {
+        return None;
+    }
+    Some((traced, go(traced.unit.process_id)?))
+}
+
 /// How to read the goroutines of a process.
 #[inline(always)]
 pub(crate) fn go(process_id: u32) -> Option<&'static GoProcess> {

@@ -34,13 +34,9 @@ pub(crate) fn go_stream_call(ctx: ProbeContext) -> u32 {
 /// `STREAM`: one that this goroutine starts writes the request, on whatever connection.
 #[inline(always)]
 fn try_call<const STREAM: bool>(ctx: &ProbeContext) -> Option<()> {
-    let traced = process::traced_unit()?;
-    if !traced.is_go {
-        return None;
-    }
+    let (traced, program) = process::traced_go()?;
     // SAFETY: the context of a uprobe is the thread's registers; the verifier checks the loads.
     let (holder, goroutine) = unsafe { ((*ctx.regs).rax, (*ctx.regs).r14) };
-    let program = process::go(traced.unit.process_id)?;
     let goroutine = Goroutine::at(program, goroutine)?;
     let descriptor = if STREAM {
         UNKNOWN_DESCRIPTOR

@@ -59,11 +59,7 @@ struct Hit {
 
 #[inline(always)]
 fn hit(ctx: &ProbeContext) -> Option<Hit> {
-    let traced = process::traced_unit()?;
-    if !traced.is_go {
-        return None;
-    }
-    let program = process::go(traced.unit.process_id)?;
+    let (traced, program) = process::traced_go()?;
     // SAFETY: the context of a uprobe is the thread's registers; the verifier checks the loads.
     let goroutine = unsafe { (*ctx.regs).r14 };
     Some(Hit {

@@ -7,19 +7,18 @@
 //!       `rbx`, data `rcx`, length `rdi`) in crypto/tls.(*Conn).Write, Go 1.17 and newer
 //! fallback: none; what such a connection carries is then not understood
 
-use agent_common::{connection::Direction, drop_reason::DropReason, process::GoProcess};
+use agent_common::{connection::Direction, drop_reason::DropReason};
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 
 use crate::{
-    emit,
-    process::{self, TracedUnit},
+    emit, process,
     read::go,
     tls::goroutines::{self, Moved},
 };
 
 #[uprobe]
 pub(crate) fn go_tls_read(ctx: ProbeContext) -> u32 {
-    if let Some((traced, program)) = traced_go() {
+    if let Some((traced, program)) = process::traced_go() {
         // SAFETY: the context of a uprobe is the thread's registers; the verifier checks the loads.
         let (stack, buffer, length, goroutine) = unsafe {
             let registers = &*ctx.regs;
@@ -45,7 +44,7 @@ pub(crate) fn go_tls_read(ctx: ProbeContext) -> u32 {
 
 #[uprobe]
 pub(crate) fn go_tls_write(ctx: ProbeContext) -> u32 {
-    if let Some((traced, program)) = traced_go() {
+    if let Some((traced, program)) = process::traced_go() {
         // SAFETY: as above.
         let (object, buffer, length, goroutine) = unsafe {
             let registers = &*ctx.regs;
@@ -62,14 +61,4 @@ pub(crate) fn go_tls_write(ctx: ProbeContext) -> u32 {
         });
     }
     0
-}
-
-#[inline(always)]
-fn traced_go() -> Option<(TracedUnit, &'static GoProcess)> {
-    let traced = process::traced_unit()?;
-    if !traced.is_go {
-        return None;
-    }
-    let program = process::go(traced.unit.process_id)?;
-    Some((traced, program))
 }

@@ -22,7 +22,7 @@
 mod births;
 mod streams;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, hash::Hash};
 
 use rustc_hash::FxHashMap;
 
@@ -239,10 +239,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
     ) {
         let program = self.programs.entry(process).or_default();
         let call = program.call(task, time_ns);
-        if program.begun.len() >= GOROUTINES {
-            program.begun.retain(|_, call| call.is_recent(time_ns));
-        }
-        program.begun.insert((writer, stream), call);
+        call.note(&mut program.begun, (writer, stream));
     }
 
     /// A goroutine is about to start one for a stream. That writes the stream's headers under a
@@ -250,13 +247,7 @@ impl<E: Copy + PartialEq> Goroutines<E> {
     pub fn handle_stream_call(&mut self, process: ProcessId, task: Task, time_ns: u64) {
         let program = self.programs.entry(process).or_default();
         let call = program.call(task, time_ns);
-        if program.stream_calls.len() >= GOROUTINES {
-            // Those that were given up.
-            program
-                .stream_calls
-                .retain(|_, call| call.is_recent(time_ns));
-        }
-        program.stream_calls.insert(task.id, call);
+        call.note(&mut program.stream_calls, task.id);
     }
 
     /// The request for which this stream is begun by this goroutine: who made the stream, or the
@@ -352,6 +343,14 @@ impl<E: Copy + PartialEq> Goroutines<E> {
 }
 
 impl<E> Call<E> {
+    /// Keeps it until its headers are written. Where there are many, those that were given up go.
+    fn note<K: Eq + Hash>(self, calls: &mut FxHashMap<K, Self>, key: K) {
+        if calls.len() >= GOROUTINES {
+            calls.retain(|_, call| call.is_recent(self.time_ns));
+        }
+        calls.insert(key, self);
+    }
+
     const fn is_recent(&self, now_ns: u64) -> bool {
         now_ns.saturating_sub(self.time_ns) <= CALL_NS
     }

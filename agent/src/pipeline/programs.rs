@@ -111,20 +111,15 @@ impl Programs {
         let Ok(content) = identify(pid) else {
             return false;
         };
-        let Some(binary) = self.go.get(&content.file) else {
+        let Some(binary) = self.go.get_mut(&content.file) else {
             return false;
         };
-        if let Some(speaks_tls) = binary.speaks_tls {
-            return speaks_tls;
-        }
-        let points = binary.program.tls_points();
-        let probe = self.probe(pid, TLS, &points);
-        let speaks_tls = probe.is_some();
-        if let Some(binary) = self.go.get_mut(&content.file) {
+        *binary.speaks_tls.get_or_insert_with(|| {
+            let probe = probe(&mut self.hooks, pid, TLS, &binary.program.tls_points());
+            let speaks_tls = probe.is_some();
             binary.probes.extend(probe);
-            binary.speaks_tls = Some(speaks_tls);
-        }
-        speaks_tls
+            speaks_tls
+        })
     }
 
     /// All plaintext of the process's own TLS is seen from now on, if it was not before.
@@ -189,8 +184,9 @@ impl Programs {
             detach(&mut self.hooks, binary);
         }
         report(pid, &program);
-        let client = self.probe(pid, CLIENT, &program.client_points());
-        let streams = self.probe(pid, STREAMS, program.stream_points());
+        let hooks = &mut self.hooks;
+        let client = probe(hooks, pid, CLIENT, &program.client_points());
+        let streams = probe(hooks, pid, STREAMS, program.stream_points());
         let binary = Binary {
             content,
             speaks_tls: None,
@@ -201,19 +197,19 @@ impl Programs {
         };
         self.go.insert(content.file, binary);
     }
+}
 
-    /// `None`: there is nothing to probe, or it failed, which is said.
-    fn probe(&mut self, pid: u32, missing: &str, points: &[Point]) -> Option<ProbeId> {
-        if points.is_empty() {
-            return None;
-        }
-        match self.hooks.attach(&executable(pid), points) {
-            Ok(probe) => Some(probe),
-            Err(error) => {
-                let reason = format!("{error:#}");
-                tracing::warn!(pid, reason, "{missing}");
-                None
-            }
+/// `None`: there is nothing to probe, or it failed, which is said.
+fn probe(hooks: &mut GoHooks, pid: u32, missing: &str, points: &[Point]) -> Option<ProbeId> {
+    if points.is_empty() {
+        return None;
+    }
+    match hooks.attach(&executable(pid), points) {
+        Ok(probe) => Some(probe),
+        Err(error) => {
+            let reason = format!("{error:#}");
+            tracing::warn!(pid, reason, "{missing}");
+            None
         }
     }
 }

@@ -41,6 +41,15 @@ impl<'data> Calls<'data> {
             })
             .find(|calls| !calls.at.is_empty())
     }
+
+    /// Where the only one is; `None`: there are several.
+    pub(super) fn only(&self) -> Option<u64> {
+        match self.at[..] {
+            [at] => Some(at),
+            _ => None,
+        }
+    }
+
     /// Of the call at `at`, in the file.
     pub(super) fn offset<R: ReadRef<'data>>(&self, file: &Elf<R>, at: u64) -> Option<u64> {
         file.file_offset(self.entry.checked_add(at)?)

@@ -65,8 +65,7 @@ pub(super) fn identifier<'data, R: ReadRef<'data>>(
     functions: &Functions<'data>,
 ) -> Option<u32> {
     let calls = Calls::find(file, functions, GRPC_FORGETS, MAP_DELETE)?;
-    let [at] = calls.at[..] else { return None };
-    machine_code::third_argument_field(calls.code, at)
+    machine_code::third_argument_field(calls.code, calls.only()?)
 }
 
 /// Everything of this that the program has.
@@ -82,10 +81,8 @@ pub(super) fn find<'data, R: ReadRef<'data>>(
     let served = SERVED
         .iter()
         .filter_map(|name| find_call(file, functions, name));
-    let grpc_served = identifier
-        .is_some()
-        .then(|| find_call(file, functions, GRPC_SERVED))
-        .flatten();
+    // It is of no use where the identifier cannot be read.
+    let grpc_served = identifier.and_then(|_| find_call(file, functions, GRPC_SERVED));
     let begun = begun.map(|offset| ("go_stream_call", offset));
     let served = served.map(|offset| ("go_stream_served", offset));
     let grpc_served = grpc_served.map(|offset| ("go_grpc_served", offset));
@@ -104,8 +101,7 @@ fn grpc_calls<'data, R: ReadRef<'data>>(
 ) -> Option<Vec<(&'static str, u64)>> {
     let one = |within, called| {
         let calls = Calls::find(file, functions, within, called)?;
-        let [at] = calls.at[..] else { return None };
-        calls.offset(file, at)
+        calls.offset(file, calls.only()?)
     };
     let queued = one(GRPC_CALLS, GRPC_QUEUE)?;
     let mut begins = GRPC_BEGINS.iter();

@@ -61,7 +61,7 @@ pub(super) fn find<'data, R: ReadRef<'data>>(
     functions: &Functions<'data>,
 ) -> Option<GoTls> {
     let reads = Calls::find(file, functions, READ, COPY)?;
-    let [read] = reads.at[..] else { return None };
+    let read = reads.only()?;
     let connection = machine_code::first_argument(reads.code, read)?;
     let writes = Calls::find(file, functions, WRITE, WRITE_RECORD)?;
     if writes.at.is_empty() || writes.at.len() > WRITES {
