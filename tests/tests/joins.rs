@@ -380,7 +380,7 @@ fn work_handed_to_a_pool_belongs_to_who_waits() {
     let traced = trace(&[front.pid(), backend.pid()], || {
         client::load(&front.url("/pool/bytes/1{}"), 200, 1);
         std::thread::scope(|scope| {
-            scope.spawn(|| client::load(&front.url("/sum/20000{}"), 400, 8));
+            scope.spawn(|| client::load(&front.url("/sum/200{}"), 400, 8));
             client::load(&front.url("/pool/bytes/2{}"), 400, 16);
         });
     });

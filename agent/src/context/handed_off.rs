@@ -9,12 +9,14 @@
 //!
 //! | seen | evidence |
 //! |---|---|
-//! | the request's thread woke the idle worker, which woke it and nobody before | `handed_off` |
-//! | the second half of it only | `handed_back` |
+//! | the request's thread woke the idle worker, which woke it; no other request was open when the call began | `handed_off` |
+//! | anything less, but that the worker woke who had waited | `handed_back` |
 //!
-//! The second half alone is no proof. A worker that is never idle takes one piece of work after the
-//! other. When nobody waits for the outcome of one that called out, yet, and the next one does not
-//! call out, the call seems to be that one's.
+//! Without another request nobody else had work to give that anyone will wait for. With one, wake-ups
+//! are no proof, not even of an idle worker: queues wake one worker for several pieces of work, and
+//! the one that wakes takes the oldest. When that is another request's, which called out and for
+//! whose outcome nobody waits yet, and the next one does not call out, the call seems to be that
+//! one's.
 //!
 //! Two things look like a hand-off and are none: a lock that is held, and a connection of a pool
 //! that is lent, for as long as a call takes. Who waits for those goes on to use them, and who
@@ -80,14 +82,16 @@ enum Program {
 struct Pending<E> {
     maker: Unit,
     start_ns: u64,
+    /// The only request that its process had open when it began.
+    sole: Option<E>,
     /// When the beginning of its answer was read.
     answered_ns: Option<u64>,
     handed: Option<Handed<E>>,
 }
 
 impl<E> Pending<E> {
-    /// Whether it is the last call that its thread had an answer to. Those before may be of another
-    /// work, for whose outcome nobody waited, yet.
+    /// Whether it is the last call that its thread had an answer to. Those before are rather of
+    /// another work, for whose outcome nobody waited, yet.
     fn is_last(&self, wake: &HandOff) -> bool {
         self.answered_ns == Some(wake.answer_ns)
     }
@@ -188,12 +192,14 @@ impl<E: Copy + Eq + std::hash::Hash> HandOffs<E> {
         matches!(self.programs.get(&process), Some(Program::Followed(_)))
     }
 
-    /// A thread made a call of which it is not known, yet, for whom.
-    pub fn handle_call(&mut self, maker: Unit, call: E, start_ns: u64) {
+    /// A thread made a call of which it is not known, yet, for whom. `sole` is the request that its
+    /// process has open, if it is only one.
+    pub fn handle_call(&mut self, maker: Unit, call: E, start_ns: u64, sole: Option<E>) {
         if self.is_followed(maker.process) && self.pending.len() < CALLS {
             let pending = Pending {
                 maker,
                 start_ns,
+                sole,
                 answered_ns: None,
                 handed: None,
             };
@@ -262,12 +268,9 @@ impl<E: Copy + Eq + std::hash::Hash> HandOffs<E> {
 
     /// A call, in the order of their start, is the work of the thread that was woken.
     pub fn handle_handed(&mut self, call: E, wake: &HandOff, at_ns: u64) {
-        let (mut evidence, ordered_ns) = self.evidence(wake);
+        let (evidence, ordered_ns) = self.evidence(wake);
         let HandOff { from, to, .. } = *wake;
         if let Some(pending) = self.pending.get_mut(&call) {
-            if !pending.is_last(wake) {
-                evidence = Evidence::HandedBack;
-            }
             let before = pending.handed.replace(Handed {
                 from,
                 to,
@@ -362,7 +365,11 @@ impl<E: Copy + Eq + std::hash::Hash> HandOffs<E> {
                 // Whatever was ordered for an earlier request was done by then.
                 let is_in_time = began_ns <= pending.start_ns
                     && (handed.evidence != Evidence::HandedOff || began_ns <= handed.ordered_ns);
-                is_in_time.then_some((exchange, handed.evidence))
+                let evidence = match handed.evidence {
+                    Evidence::HandedOff if pending.sole != Some(exchange) => Evidence::HandedBack,
+                    evidence => evidence,
+                };
+                is_in_time.then_some((exchange, evidence))
             });
         self.outcomes.push_back(match made_for {
             Some((exchange, evidence)) => Outcome::Made {

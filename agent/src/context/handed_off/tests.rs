@@ -42,8 +42,9 @@ fn begin(hand_offs: &mut HandOffs<u32>, at_ns: u64) {
     hand_offs.handle_wake(&wake, at_ns);
 }
 
+/// The worker calls while only [`REQUEST`] is open.
 fn call(hand_offs: &mut HandOffs<u32>, call: u32, start_ns: u64, answered_ns: u64) {
-    hand_offs.handle_call(WORKER, call, start_ns);
+    hand_offs.handle_call(WORKER, call, start_ns, Some(REQUEST));
     hand_offs.handle_answer(call, answered_ns);
 }
 
@@ -120,10 +121,9 @@ fn the_end_alone_is_a_hint() {
     assert_eq!(outcomes(&mut hand_offs), [made(CALL, Evidence::HandedBack)]);
 }
 
-/// Scenario: a worker makes two calls, and the outcome of one that was made in between for another
-/// request is not waited for, yet. Guarantee: only the last call is certain.
+/// Scenario: a worker makes two calls for a request that is open alone. Guarantee: both are its own.
 #[test]
-fn calls_before_the_last_one_are_hints() {
+fn calls_before_the_last_one_are_proven_alike() {
     let mut hand_offs = followed();
     begin(&mut hand_offs, 110);
     call(&mut hand_offs, 101, 120, 200);
@@ -134,10 +134,29 @@ fn calls_before_the_last_one_are_hints() {
         assert!(hand_offs.handle_made(call, REQUEST));
     }
     let expected = [
-        made(101, Evidence::HandedBack),
+        made(101, Evidence::HandedOff),
         made(102, Evidence::HandedOff),
     ];
     assert_eq!(outcomes(&mut hand_offs), expected);
+}
+
+/// Scenario: the worker that a request woke first takes the work of another one, which is open, too,
+/// and does not wait yet. It calls out for that, and then does what it was woken for without a
+/// call. Guarantee: a hint, whichever of the two is thought of.
+#[test]
+fn what_another_request_may_have_given_is_a_hint() {
+    for sole in [None, Some(2)] {
+        let mut hand_offs = followed();
+        begin(&mut hand_offs, 110);
+        hand_offs.handle_call(WORKER, CALL, 120, sole);
+        hand_offs.handle_answer(CALL, 200);
+        assert_eq!(
+            end(&mut hand_offs, SERVER, [115, 200, 210], &[CALL]),
+            [CALL]
+        );
+        assert!(hand_offs.handle_made(CALL, REQUEST));
+        assert_eq!(outcomes(&mut hand_offs), [made(CALL, Evidence::HandedBack)]);
+    }
 }
 
 /// Scenario: a lock is released for which someone began to wait after the answer was read; an
@@ -206,7 +225,7 @@ fn an_earlier_request_is_another_one() {
 fn who_works_for_itself_is_no_worker() {
     let mut hand_offs = followed();
     for number in 1..10 {
-        hand_offs.handle_call(WORKER, 200 + number, u64::from(number));
+        hand_offs.handle_call(WORKER, 200 + number, u64::from(number), Some(REQUEST));
         assert_eq!(hand_offs.handle_unknown(200 + number), None);
     }
     begin(&mut hand_offs, 110);

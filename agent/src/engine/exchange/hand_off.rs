@@ -77,7 +77,8 @@ impl Exchanges {
         if supposed.is_some() {
             stitcher.handle_undecided(call, supposed);
         } else if self.answering.handle_call(unit, call, time_ns) {
-            self.hand_offs.handle_call(unit, call, time_ns);
+            let sole = self.sole_request(unit.process);
+            self.hand_offs.handle_call(unit, call, time_ns, sole);
             stitcher.handle_undecided(call, None);
         } else {
             self.note_idle_call(unit);
