@@ -179,6 +179,14 @@ impl Programs {
 
     /// A binary not seen before, or one that was written again.
     fn meet(&mut self, pid: u32, content: Content, program: GoProgram) {
+        if let Some(known) = self.go.get_mut(&content.file)
+            && known.program == program
+        {
+            // Merely touched, as `go build` does with what is up to date: the probes are where
+            // they belong, and new ones would come half a second late.
+            known.content = content;
+            return;
+        }
         let before = self.go.remove(&content.file);
         if let Some(binary) = &before {
             detach(&mut self.hooks, binary);
