@@ -108,6 +108,7 @@ fn answer(engine: &mut Engine, now_ns: u64) {
                 | Command::NoteProgram(_)
                 | Command::StopInjecting(_)
                 | Command::NoteTls(_)
+                | Command::NotePlaintext(..)
                 | Command::Follow(_)
                 | Command::Unfollow(_)
                 | Command::FollowFrames(_)

@@ -1,6 +1,11 @@
 //! Inside TLS where the library is part of the program: OpenSSL in one without symbols, and rustls.
 
-use std::process::Command;
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use agent_tests::{
     pki::Pki,
@@ -90,6 +95,49 @@ fn a_stripped_program_says_what_it_says_in_plain_text() {
         assert_eq!(server.evidence(), Some("local_wire"), "{server:#?}");
         assert!(tls.parent(&server).is_some(), "{server:#?}");
     }
+}
+
+/// A stripped program whose sessions carry no protocol of ours: whether its functions are what they
+/// were taken for is not known, so they are let go of, which is said; what comes later is silent.
+#[test]
+fn what_is_found_without_symbols_must_be_understood() {
+    const SESSIONS: usize = 16;
+
+    require_root!();
+    let pki = Pki::new();
+    let linked = Linked::build();
+    let (server, port) = linked.server(Twin::Tls, &pki);
+    let traced = trace_with(
+        |agent| agent.pid(server.pid()),
+        || {
+            for _ in 0..SESSIONS {
+                say_something_else(port);
+            }
+            thread::sleep(Duration::from_secs(1));
+            linked.ask(Twin::Tls, &pki, port, &["/bytes/1"]);
+        },
+    );
+    traced
+        .exit
+        .expect(0, &["TLS library not followed any more"]);
+    assert_eq!(traced.spans.len(), 0, "{:#?}", traced.spans);
+}
+
+/// A session that carries what looks like MQTT, and is ended without an answer.
+fn say_something_else(port: u16) {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-connect", &format!("127.0.0.1:{port}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl starts");
+    let mut input = client.stdin.take().expect("its input is piped");
+    input
+        .write_all(b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0")
+        .expect("it reads");
+    drop(input);
+    assert!(client.wait().expect("it ends").success());
 }
 
 /// `workloads/rustls`: its server, and its clients on one connection.

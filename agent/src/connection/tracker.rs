@@ -56,6 +56,8 @@ pub struct Plaintext {
     /// TCP sequence numbers at which its directions began, inbound and outbound: with a position
     /// in the plaintext they make a number that both ends of the session know. 0 where they do not.
     pub origins: [u32; 2],
+    /// Whether it is one of our protocols was told.
+    is_judged: bool,
 }
 
 /// A connection of a traced process.

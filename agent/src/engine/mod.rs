@@ -88,6 +88,9 @@ pub enum Command {
     /// A traced process speaks TLS on a connection of which only the encrypted bytes are seen.
     /// There is nothing to answer.
     NoteTls(ProcessId),
+    /// What a TLS session of this process carries is one of our protocols, or none. There is
+    /// nothing to answer.
+    NotePlaintext(ProcessId, bool),
     /// Calls of this process seem to be made by threads that requests are handed to: watch its
     /// threads. There is nothing to answer.
     Follow(ProcessId),
@@ -503,6 +506,9 @@ impl Engine {
             && self.exchanges.handle_polled_read(unit, &mut self.stitcher)
         {
             self.commands.push_back(Command::ReadThread(unit));
+        }
+        if data.plaintext {
+            self.judge_plaintext(id, unit.process);
         }
         self.observe(id);
         self.connections.update_ask(id, now_ns);

@@ -1,7 +1,7 @@
 //! TLS sessions: which connection one travels on. Pure.
 
-use super::Engine;
-use crate::event::{Data, PlaintextOpened, Role};
+use super::{Command, Engine};
+use crate::event::{ConnectionId, Data, PlaintextOpened, ProcessId, Role};
 
 impl Engine {
     /// A TLS session is known to travel on a connection; its plaintext follows.
@@ -33,6 +33,15 @@ impl Engine {
             self.meet_connection(process);
             let is_complete = opened.origins != [0; 2];
             self.meet_other_end(id, opened.role, is_complete, opened.endpoints);
+        }
+    }
+
+    /// Tells whether what a session carries is understood, as soon as that is known.
+    pub(super) fn judge_plaintext(&mut self, id: ConnectionId, process: ProcessId) {
+        let connection = self.connections.get(id);
+        if let Some(is_understood) = connection.and_then(|known| known.take_judgement()) {
+            let command = Command::NotePlaintext(process, is_understood);
+            self.commands.push_back(command);
         }
     }
 }

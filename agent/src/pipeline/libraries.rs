@@ -5,7 +5,8 @@
 //! and in the usual places of its file system: a command like curl has made its request before
 //! anyone could look at its memory. It is looked for again while a program starts, and when a
 //! process is seen to speak TLS that is not understood: that is how one is found that was loaded
-//! late. Probes go when no process has the file any more.
+//! late. Probes go when no process has the file any more, and where functions were found without
+//! symbols and nothing that came out of them was understood.
 #![expect(clippy::disallowed_methods, reason = "edge: reads /proc and libraries")]
 
 use std::{
@@ -21,7 +22,7 @@ use super::programs::{Content, FileId};
 use crate::{
     kernel::tls::{ProbesId, TlsHooks},
     process::{
-        binary::tls::{self, TlsLibrary},
+        binary::tls::{self, FoundBy, TlsLibrary},
         text,
     },
 };
@@ -46,9 +47,43 @@ const RESCANS_NS: [u64; 3] = [30_000_000, 200_000_000, 1_000_000_000];
 /// A process that speaks TLS in a way that is not understood is looked at this often at most.
 const TRIGGER_NS: u64 = 1_000_000_000;
 
+/// Sessions of a library found without symbols that carry nothing of ours, before its probes go.
+const OPAQUE_SESSIONS: u32 = 16;
+
+/// Whether functions that were found without symbols are what they were taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    /// With the sessions so far that carried nothing of ours.
+    Pending(u32),
+    /// One carried a protocol of ours; symbols are as good.
+    Over,
+}
+
+impl Trial {
+    const fn of(found_by: FoundBy) -> Self {
+        match found_by {
+            FoundBy::Symbols => Self::Over,
+            FoundBy::Reports => Self::Pending(0),
+        }
+    }
+
+    /// What a session carries is understood, or not. Returns whether the probes are to go.
+    fn handle(&mut self, is_understood: bool) -> bool {
+        match self {
+            Self::Pending(_) if is_understood => *self = Self::Over,
+            Self::Pending(sessions) => *sessions += 1,
+            Self::Over => {}
+        }
+        *self == Self::Pending(OPAQUE_SESSIONS)
+    }
+}
+
 struct Probed {
     content: Content,
     probes: Option<ProbesId>,
+    trial: Trial,
+    /// For people.
+    file: String,
     /// Who has it mapped, or in whose file system it is.
     pids: HashSet<u32>,
 }
@@ -95,6 +130,22 @@ impl Libraries {
         let before = self.triggered.insert(pid, now_ns);
         if before.is_none_or(|before| now_ns.saturating_sub(before) > TRIGGER_NS) {
             self.scan(pid);
+        }
+    }
+
+    /// What a session of a traced process carries is understood, or not.
+    pub(super) fn handle_plaintext(&mut self, pid: u32, is_understood: bool) {
+        let Self { hooks, probed, .. } = self;
+        let with_probes = |library: &&mut Probed| library.probes.is_some();
+        let theirs = probed.values_mut().filter(with_probes);
+        for library in theirs.filter(|library| library.pids.contains(&pid)) {
+            if library.trial.handle(is_understood) {
+                detach(hooks, library);
+                let file = &library.file;
+                let reason = "its symbols were stripped, and nothing that its functions carried \
+                              is a protocol of ours";
+                tracing::warn!(pid, file, reason, "TLS library not followed any more");
+            }
         }
     }
 
@@ -189,9 +240,13 @@ impl Libraries {
         }
         match read(path) {
             Ok(Some(library)) => {
+                let file = fs::read_link(path).unwrap_or_else(|_| path.to_owned());
+                let file = file.display().to_string();
                 let found = Probed {
                     content,
-                    probes: self.probe(pid, path, &library),
+                    probes: self.probe(pid, path, &file, &library),
+                    trial: Trial::of(library.found_by),
+                    file,
                     pids: HashSet::from([pid]),
                 };
                 self.probed.insert(content.file, found);
@@ -212,26 +267,31 @@ impl Libraries {
         self.others.insert(content);
     }
 
-    fn probe(&mut self, pid: u32, path: &Path, library: &TlsLibrary) -> Option<ProbesId> {
-        let file = fs::read_link(path).unwrap_or_else(|_| path.to_owned());
-        let (file, kind) = (file.display(), library.library.name());
+    fn probe(
+        &mut self,
+        pid: u32,
+        path: &Path,
+        file: &str,
+        library: &TlsLibrary,
+    ) -> Option<ProbesId> {
+        let kind = library.library.name();
         match self.hooks.attach(path, &library.points) {
             Ok(probes) => {
-                tracing::info!(pid, %file, kind, "TLS library probed");
+                tracing::info!(pid, file, kind, "TLS library probed");
                 Some(probes)
             }
             Err(error) => {
                 let reason = format!("{error:#}");
-                tracing::warn!(pid, %file, kind, reason, "TLS library not probed");
+                tracing::warn!(pid, file, kind, reason, "TLS library not probed");
                 None
             }
         }
     }
 }
 
-fn detach(hooks: &mut TlsHooks, library: &Probed) {
-    if let Some(probes) = &library.probes
-        && let Err(error) = hooks.detach(probes)
+fn detach(hooks: &mut TlsHooks, library: &mut Probed) {
+    if let Some(probes) = library.probes.take()
+        && let Err(error) = hooks.detach(&probes)
     {
         tracing::debug!(%error, "probes not detached");
     }
@@ -261,4 +321,25 @@ fn mapped(pid: u32) -> Vec<(PathBuf, Content)> {
 fn read(path: &Path) -> Result<Option<TlsLibrary>> {
     let file = File::open(path).context("cannot open it")?;
     Ok(tls::find(&ReadCache::new(file))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The functions of a stripped program are let go of when nothing that they carried was
+    /// understood; one session that is understood proves them for good, as symbols do.
+    #[test]
+    fn trials() {
+        let mut unknown = Trial::of(FoundBy::Reports);
+        let gone = (0..OPAQUE_SESSIONS + 10).position(|_| unknown.handle(false));
+        assert_eq!(gone, Some(OPAQUE_SESSIONS as usize - 1));
+        let mut proven = Trial::of(FoundBy::Reports);
+        assert!((1..OPAQUE_SESSIONS).all(|_| !proven.handle(false)));
+        assert!(!proven.handle(true));
+        let mut named = Trial::of(FoundBy::Symbols);
+        for trial in [&mut proven, &mut named] {
+            assert!((0..100).all(|_| !trial.handle(false)));
+        }
+    }
 }

@@ -173,6 +173,11 @@ impl Targets {
         self.libraries.meet_tls(id.pid, now_ns);
     }
 
+    /// What a session of a traced process carries is understood, or not.
+    pub(super) fn note_plaintext(&mut self, id: ProcessId, is_understood: bool) {
+        self.libraries.handle_plaintext(id.pid, is_understood);
+    }
+
     /// Time passes.
     pub(super) fn handle_tick(&mut self, now_ns: u64) {
         self.libraries.handle_tick(now_ns);

@@ -375,6 +375,9 @@ impl Shell {
                 } => self.count_streams(connection, process, known),
                 Command::NoteServer(id, settings) => self.injecting.note_server(id, settings),
                 Command::NoteTls(id) => self.targets.note_tls(id, boottime_ns()),
+                Command::NotePlaintext(id, is_understood) => {
+                    self.targets.note_plaintext(id, is_understood);
+                }
                 Command::Follow(id) => {
                     if self.following.follow(id) {
                         self.targets.mark_followed(id, true);

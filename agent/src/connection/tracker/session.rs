@@ -40,6 +40,18 @@ impl Connection {
         }
     }
 
+    /// Whether what a TLS session carries is one of our protocols, as soon as that is known; once.
+    pub fn take_judgement(&mut self) -> Option<bool> {
+        let is_understood = match self.understanding {
+            Understanding::Undecided(_) => return None,
+            Understanding::Speaks { .. } => true,
+            Understanding::Opaque => false,
+        };
+        let plaintext = self.plaintext.as_mut()?;
+        let was_judged = std::mem::replace(&mut plaintext.is_judged, true);
+        (!was_judged).then_some(is_understood)
+    }
+
     /// Both sides go on with another protocol.
     fn hand_on(&mut self, successor: &Successor, kind: Kind, origin: Origin) {
         let protocol = REGISTRY

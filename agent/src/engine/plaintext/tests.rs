@@ -183,6 +183,15 @@ fn a_request_waits_for_the_proof_of_its_connection() {
     }
 }
 
+/// The record as it is where no TLS library is between.
+fn in_plain_text(record: &[u8]) -> Vec<u8> {
+    let (mut head, rest) = zerocopy::FromBytes::read_from_prefix(record)
+        .map(|(head, rest): (SocketData, &[u8])| (head, rest.to_vec()))
+        .expect("a whole record");
+    head.flags &= !flags::PLAINTEXT;
+    [head.as_bytes(), &rest].concat()
+}
+
 /// A handshake that is seen encrypted tells that a library is not known; plaintext that looks like
 /// one does not.
 #[test]
@@ -192,15 +201,43 @@ fn an_unknown_library_is_noticed() {
         let mut engine = Engine::new(Config::default(), Arc::new(SelfMetrics::default()));
         let mut record = CLIENT.data(HELLO, true, 10);
         if !is_plaintext {
-            let (mut head, rest) = zerocopy::FromBytes::read_from_prefix(record.as_slice())
-                .map(|(head, rest): (SocketData, &[u8])| (head, rest.to_vec()))
-                .expect("a whole record");
-            head.flags &= !flags::PLAINTEXT;
-            record = [head.as_bytes(), &rest].concat();
+            record = in_plain_text(&record);
         }
         engine.handle_record(&record);
         let mut commands = std::iter::from_fn(|| engine.poll_command());
         let is_told = commands.any(|command| matches!(command, Command::NoteTls(_)));
         assert_eq!(is_told, !is_plaintext);
+    }
+}
+
+/// What a session carries is judged once, when it is known; what is in plain text is not.
+#[test]
+fn sessions_are_judged_once() {
+    const OTHER: &[u8] = b"\x10\x0c\0\x04MQTT";
+    for (first, expected) in [(REQUEST, Some(true)), (OTHER, Some(false))] {
+        for is_plaintext in [true, false] {
+            let mut engine = Engine::new(Config::default(), Arc::new(SelfMetrics::default()));
+            if is_plaintext {
+                engine.handle_record(&SERVER.opened(10));
+            }
+            let mut judged = Vec::new();
+            for (bytes, time_ns) in [(first, 12), (RESPONSE, 14)] {
+                let mut record = SERVER.data(bytes, true, time_ns);
+                if !is_plaintext {
+                    record = in_plain_text(&record);
+                }
+                engine.handle_record(&record);
+                judged.extend(
+                    std::iter::from_fn(|| engine.poll_command()).filter_map(
+                        |command| match command {
+                            Command::NotePlaintext(_, is_understood) => Some(is_understood),
+                            _ => None,
+                        },
+                    ),
+                );
+            }
+            let expected: Vec<bool> = expected.filter(|_| is_plaintext).into_iter().collect();
+            assert_eq!(judged, expected, "{first:?} {is_plaintext}");
+        }
     }
 }
