@@ -67,7 +67,8 @@ pub(crate) struct TlsSession {
 #[repr(u8)]
 enum Binding {
     None = 0,
-    /// It began right after a call of the session.
+    /// It began right after a call of the session, or what it began with was given to the session
+    /// next.
     Claimed = 1,
     Proven = 2,
 }
@@ -126,10 +127,11 @@ struct Received {
     origin: u32,
     /// TCP sequence number of the first byte.
     sequence: u32,
-    /// Where they are, how many, and what keeps the size a multiple of 8.
+    /// Where they are, and how many.
     address: u64,
     moved: u32,
-    reserved: u32,
+    /// 1: the first of their direction, a handshake, and no session was used since.
+    first: u32,
     /// Lengths of the records of application data; 0 behind them.
     lengths: [u16; limits::TLS_RECORDS],
 }
@@ -141,7 +143,7 @@ impl Received {
         sequence: 0,
         address: 0,
         moved: 0,
-        reserved: 0,
+        first: 0,
         lengths: [0; limits::TLS_RECORDS],
     };
 }
@@ -293,6 +295,10 @@ pub(crate) fn leave<const LOOPS: bool>(result: i32) -> Option<()> {
     if call.connection != 0 {
         bind(session, call);
     }
+    let is_first = core::mem::replace(&mut call.received.first, 0) == 1;
+    if is_first && call.action == Action::Handshake as u8 {
+        proof::claim_received(session, call);
+    }
     let direction = match call.action {
         action if action == Action::Read as u8 => Direction::Inbound,
         action if action == Action::Write as u8 => Direction::Outbound,
@@ -308,6 +314,8 @@ pub(crate) fn leave<const LOOPS: bool>(result: i32) -> Option<()> {
             Direction::Inbound => proof::prove_received(session, call, moved),
             Direction::Outbound => call.written = moved,
         }
+    } else if matches!(direction, Direction::Inbound) {
+        proof::note_origin(session, call);
     }
     plaintext::report::<LOOPS>(&Plaintext {
         session,

@@ -53,7 +53,10 @@ pub(super) fn observe(
         if state.carried == Carried::Own as u8 {
             state.carried = Carried::Unproven as u8;
         }
-        if !is_inbound {
+        if is_inbound {
+            note_received(thread, sock, socket);
+            thread.received.first = 1;
+        } else {
             claim(thread, sock, socket);
         }
         return;
@@ -66,7 +69,7 @@ pub(super) fn observe(
             sequence: socket.sequence,
             address,
             moved: socket.moved,
-            reserved: 0,
+            first: 0,
             lengths,
         };
     } else if let Some(session) = last_session(thread) {
@@ -87,6 +90,7 @@ pub(super) fn note_received(thread: &mut TlsThread, sock: Sock, socket: &SocketC
     received.sequence = socket.sequence;
     received.address = user_buffer::first_byte().unwrap_or(0);
     received.moved = socket.moved;
+    received.first = 0;
     received.lengths = [0; limits::TLS_RECORDS];
     thread.descriptor = task::descriptor();
     thread.waiting = sock.waiting_flags();
@@ -108,15 +112,39 @@ fn claim(thread: &TlsThread, sock: Sock, socket: &SocketCall) {
         return;
     };
     let identity = plaintext_identity(socket.connection);
-    // SAFETY: only presence is used here.
-    let is_in_use = unsafe { CONNECTIONS.get(&session.identity) }.is_some();
-    if session.binding == Binding::None as u8 && !is_in_use {
+    if session.binding == Binding::None as u8 && !is_in_use(session) {
         session.binding = Binding::Claimed as u8;
         session.identity = identity;
         session.origins[Direction::Outbound as usize] = socket.origin;
         session.descriptor = task::descriptor();
         session.waiting = sock.waiting_flags();
     }
+}
+
+/// What a connection's other end began with is given to a session next: a client that connects on
+/// one thread and sends on another is known by that. Nearer than what a thread happened to send.
+#[inline(always)]
+pub(super) fn claim_received(session: &mut TlsSession, call: &TlsThread) {
+    let received = &call.received;
+    if session.binding == Binding::Proven as u8 || is_in_use(session) {
+        return;
+    }
+    let identity = plaintext_identity(received.connection);
+    if session.identity != identity {
+        session.origins = [0; 2];
+    }
+    session.binding = Binding::Claimed as u8;
+    session.identity = identity;
+    session.origins[Direction::Inbound as usize] = received.origin;
+    session.descriptor = call.descriptor;
+    session.waiting = call.waiting;
+}
+
+/// Whether plaintext of a session was reported.
+#[inline(always)]
+fn is_in_use(session: &TlsSession) -> bool {
+    // SAFETY: only presence is used here.
+    unsafe { CONNECTIONS.get(&session.identity) }.is_some()
 }
 
 /// Lengths of the records of application data that begin at an address; 0 behind them.
@@ -222,5 +250,24 @@ pub(super) fn prove_received(session: &mut TlsSession, call: &mut TlsThread, mov
     if let Some(carrier) = CONNECTIONS.get_ptr_mut(&received.connection) {
         // SAFETY: a pointer into the map's value; one byte is written.
         unsafe { (*carrier).carried = Carried::Encrypted as u8 };
+    }
+}
+
+/// A session whose connection is known by what was sent learns where the other direction began from
+/// what the thread received there: a server of HTTP/2 speaks before it reads its first request.
+#[inline(always)]
+pub(super) fn note_origin(session: &mut TlsSession, call: &TlsThread) {
+    let received = &call.received;
+    let known = &mut session.origins[Direction::Inbound as usize];
+    if *known != 0
+        || received.origin == 0
+        || session.identity != plaintext_identity(received.connection)
+    {
+        return;
+    }
+    *known = received.origin;
+    if let Some(state) = CONNECTIONS.get_ptr_mut(&session.identity) {
+        // SAFETY: a pointer into the map's value, which is read.
+        announce(session, unsafe { &*state });
     }
 }

@@ -109,13 +109,13 @@ impl Store {
         Self { process, port }
     }
 
-    /// grpc-go, inside TLS.
-    pub fn start_tls(service: &str, pki: &Pki) -> Self {
-        let mut command = Implementation::Go.command();
+    /// grpc-go or grpcio, inside TLS.
+    pub fn start_tls(implementation: Implementation, service: &str, pki: &Pki) -> Self {
+        let mut command = implementation.command();
         command.env("TLS_CERTIFICATE", pki.server_certificate());
         command.env("TLS_KEY", pki.server_key());
         command.arg("serve").env("OTEL_SERVICE_NAME", service);
-        let mut process = Process::spawn("grpc-go", &mut command);
+        let mut process = Process::spawn(implementation.name(), &mut command);
         let port = process.announced_port();
         Self { process, port }
     }
@@ -212,11 +212,17 @@ impl Caller {
         Self::start_with(implementation, service, &[port.into(), count, parallel])
     }
 
-    /// grpc-go, inside TLS.
-    pub fn start_tls(service: &str, pki: &Pki, [port, count, parallel]: [usize; 3]) -> Self {
-        let mut command = Implementation::Go.command();
+    /// grpc-go or grpcio, inside TLS.
+    pub fn start_tls(
+        implementation: Implementation,
+        service: &str,
+        pki: &Pki,
+        [port, count, parallel]: [usize; 3],
+    ) -> Self {
+        let mut command = implementation.command();
         command.env("TLS_AUTHORITY", pki.authority_certificate());
-        Self::start_command("grpc-go", command, service, &[port, count, parallel])
+        let name = implementation.name();
+        Self::start_command(name, command, service, &[port, count, parallel])
     }
 
     /// As [`Self::start`], in two rounds with so many methods: grpcio and grpc-go.

@@ -98,12 +98,31 @@ def call(channel, number, methods):
             "start_ns": start_ns, "end_ns": time.time_ns()}
 
 
+def read(variable):
+    with open(os.environ[variable], "rb") as file:
+        return file.read()
+
+
+def listen(server):
+    if "TLS_CERTIFICATE" in os.environ:
+        pair = (read("TLS_KEY"), read("TLS_CERTIFICATE"))
+        return server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    return server.add_insecure_port("127.0.0.1:0")
+
+
+def connect(port):
+    if "TLS_AUTHORITY" in os.environ:
+        trusted = grpc.ssl_channel_credentials(read("TLS_AUTHORITY"))
+        return grpc.secure_channel(f"127.0.0.1:{port}", trusted)
+    return grpc.insecure_channel(f"127.0.0.1:{port}")
+
+
 def main():
     if sys.argv[1] == "serve":
         server = grpc.server(futures.ThreadPoolExecutor(max_workers=80))
         store = Store()
         server.add_generic_rpc_handlers([store])
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = listen(server)
         server.start()
         print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
         sys.stdin.readline()
@@ -114,7 +133,7 @@ def main():
         methods = rounds[0] if rounds else count
         print(json.dumps({"pid": os.getpid()}), flush=True)
         sys.stdin.readline()
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, \
+        with connect(port) as channel, \
                 futures.ThreadPoolExecutor(max_workers=parallel) as pool:
             def calls(numbers):
                 for result in pool.map(lambda number: call(channel, number, methods), numbers):

@@ -1,8 +1,11 @@
 //! Functions of TLS libraries in a library's or program's file, and the probes they get. Pure.
 //!
-//! A function is found by its symbol. A program that links the library statically and was stripped
-//! has none; there those of OpenSSL 3 are found by what they say of themselves ([`stripped`]).
+//! A function is found by its symbol. A file that links the library statically and was stripped has
+//! none; there those of OpenSSL 3 and `BoringSSL` are found by what they say of themselves
+//! ([`stripped`], [`boringssl`]).
 
+mod boringssl;
+mod code;
 mod rustls;
 mod stripped;
 
@@ -93,7 +96,7 @@ pub struct TlsLibrary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundBy {
     Symbols,
-    /// By the names that they report errors with.
+    /// By what they report errors with.
     Reports,
 }
 
@@ -154,13 +157,17 @@ fn points_of<'data, R: ReadRef<'data>>(
     probes.iter().map(point).collect()
 }
 
-/// OpenSSL 3 that was linked into a program without symbols.
+/// OpenSSL 3 or `BoringSSL` that was linked into a file without symbols.
 fn find_stripped<'data, R: ReadRef<'data>>(
     data: R,
     file: &Elf<R>,
 ) -> Result<Option<TlsLibrary>, Unreadable> {
     let release = version(data, Library::OpenSsl).and_then(|text| release(&text));
-    let Some(probes) = stripped::find(file, release)? else {
+    let found = match stripped::find(file, release)? {
+        None => boringssl::find(file)?,
+        found => found,
+    };
+    let Some(probes) = found else {
         return Ok(None);
     };
     Ok(Some(TlsLibrary {
@@ -316,13 +323,15 @@ fn string_with_version<'data, R: ReadRef<'data>>(data: R, begins: &[u8]) -> Opti
 
 /// Whether a file of this name may hold a TLS library that is probed.
 pub fn is_library_name(name: &str) -> bool {
-    const LIBRARIES: [&str; 6] = [
+    const LIBRARIES: [&str; 7] = [
         "libssl.so",
         "libssl-",
         "libssl3.so",
         "libboringssl",
         "libgnutls.so",
         "libgnutls-",
+        // grpcio's extension of Python, with BoringSSL in it.
+        "cygrpc.",
     ];
     LIBRARIES.iter().any(|library| name.starts_with(library))
 }

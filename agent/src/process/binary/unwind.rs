@@ -4,6 +4,8 @@
 //! Standard Base 5.0, core, sections 10.6.1 and 10.6.2). Covered is the one encoding that linkers
 //! write; not covered are entries of 4 GiB and more.
 
+use std::ops::Range;
+
 use object::read::ReadRef;
 
 use super::{Unreadable, elf::Elf};
@@ -38,17 +40,26 @@ impl<'data> Unwinding<'data> {
     /// Address of the function that has an instruction at this one. `None` where there is none,
     /// and where it is part of a function that the compiler put somewhere else.
     pub(super) fn beginning<R: ReadRef<'data>>(&self, file: &Elf<R>, address: u64) -> Option<u64> {
-        let behind = self
-            .rows
-            .partition_point(|row| self.function(*row).is_some_and(|begins| begins <= address));
-        let row = self.rows.get(behind.checked_sub(1)?)?;
-        let beginning = self.function(*row)?;
-        let entry = file.at_address(self.relative(*row, 4)?, ENTRY_BYTES).ok()?;
-        let has = address.checked_sub(beginning)? < u64::from(word(entry, 12)?);
-        (has && begins_whole(entry)).then_some(beginning)
+        Some(self.function(file, address)?.start)
     }
 
-    fn function(&self, row: [u8; ROW_BYTES]) -> Option<u64> {
+    /// As [`Self::beginning`], all addresses of the function.
+    pub(super) fn function<R: ReadRef<'data>>(
+        &self,
+        file: &Elf<R>,
+        address: u64,
+    ) -> Option<Range<u64>> {
+        let behind = self
+            .rows
+            .partition_point(|row| self.begins(*row).is_some_and(|begins| begins <= address));
+        let row = self.rows.get(behind.checked_sub(1)?)?;
+        let beginning = self.begins(*row)?;
+        let entry = file.at_address(self.relative(*row, 4)?, ENTRY_BYTES).ok()?;
+        let function = beginning..beginning.checked_add(word(entry, 12)?.into())?;
+        (function.contains(&address) && begins_whole(entry)).then_some(function)
+    }
+
+    fn begins(&self, row: [u8; ROW_BYTES]) -> Option<u64> {
         self.relative(row, 0)
     }
 
