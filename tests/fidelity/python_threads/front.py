@@ -1,18 +1,31 @@
-"""A thread for each client connection, and for each thread a connection to the back."""
+"""A thread for each client connection, and for each thread a connection to the back.
+
+With BACK_CERTIFICATE it calls inside TLS and trusts what that file has.
+"""
 
 import http.client
 import http.server
+import os
+import ssl
 import sys
 import threading
 import time
 
 PORT, BACK_PORT = map(int, sys.argv[1:])
 local = threading.local()
+certificate = os.environ.get("BACK_CERTIFICATE")
+tls = ssl.create_default_context(cafile=certificate) if certificate else None
+
+
+def connect():
+    if tls:
+        return http.client.HTTPSConnection("127.0.0.1", BACK_PORT, context=tls)
+    return http.client.HTTPConnection("127.0.0.1", BACK_PORT)
 
 
 def ask(path):
     if not hasattr(local, "back"):
-        local.back = http.client.HTTPConnection("127.0.0.1", BACK_PORT)
+        local.back = connect()
     local.back.request("GET", path)
     return local.back.getresponse().read()
 

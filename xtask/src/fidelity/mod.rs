@@ -188,7 +188,7 @@ fn run_cell(runtime: &Runtime, clients: u32, requests: u32, agent: &Path) -> Res
         &environment,
     )?;
     let answered = match runtime.speaks {
-        Speaks::Http1 => load::run(port, clients, requests),
+        Speaks::Http1 | Speaks::Https => load::run(port, clients, requests),
         Speaks::Grpc => load::run_grpc(port, clients, requests),
     };
     let answered = answered.with_context(|| format!("the front said: {}", front.said()))?;

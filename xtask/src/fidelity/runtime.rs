@@ -1,6 +1,8 @@
 //! The services: one back for all, and a front in each runtime, whose sources are in
 //! `tests/fidelity/`.
 
+mod fronts;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -8,22 +10,24 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use fronts::{
+    WEBRICK_VERSION, example, first_line, go, grpc_go, grpc_go_version, grpc_js_version, grpc_node,
+    grpcio_version, gunicorn, locked, nginx, nginx_version, package_version, puma,
+};
 
 use super::receiver::BACK;
 use crate::{
-    build,
     child::Running,
-    golang::{self, Packages},
     setup,
-    steps::{self, Privilege, capture},
+    steps::{self, capture},
 };
 
 /// A Java program is compiled when it starts, and the machine may be busy.
 const START: Duration = Duration::from_mins(1);
 
 pub(super) struct Runtime {
-    /// For `--runtimes`, and the name of its folder.
+    /// For `--runtimes`.
     pub(super) name: &'static str,
     pub(super) title: &'static str,
     pub(super) programs: Programs,
@@ -57,6 +61,8 @@ pub(super) enum Proof {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaks {
     Http1,
+    /// The same inside TLS; calls only.
+    Https,
     Grpc,
 }
 
@@ -73,7 +79,7 @@ const QUEUED: Proof = Proof::Lacking(
      called out",
 );
 
-pub(super) const RUNTIMES: [Runtime; 20] = [
+pub(super) const RUNTIMES: [Runtime; 22] = [
     Runtime {
         name: "python_threads",
         title: "Python threads",
@@ -150,6 +156,28 @@ pub(super) const RUNTIMES: [Runtime; 20] = [
         calls: Speaks::Http1,
         version: || first_line(Command::new(setup::fidelity_go()?).arg("version")),
         front: go,
+    },
+    Runtime {
+        name: "go_tls",
+        title: "Go net/http, calls inside TLS",
+        programs: Programs::OfFidelity,
+        proof: Proof::Known,
+        background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Https,
+        version: || first_line(Command::new(setup::fidelity_go()?).arg("version")),
+        front: go,
+    },
+    Runtime {
+        name: "python_tls",
+        title: "Python threads, calls inside TLS",
+        programs: Programs::OfTests,
+        proof: Proof::Known,
+        background: BackgroundJob::Present,
+        speaks: Speaks::Http1,
+        calls: Speaks::Https,
+        version: || first_line(Command::new(setup::python()?).arg("--version")),
+        front: |place| Ok(place.script(setup::python()?, "python_threads/front.py")),
     },
     Runtime {
         name: "java",
@@ -340,7 +368,7 @@ impl Runtime {
     /// Starts the back and waits until it listens.
     pub(super) fn start_back(&self, directory: &Path, port: u16) -> Result<Running> {
         let script = match self.calls {
-            Speaks::Http1 => "back/server.js",
+            Speaks::Http1 | Speaks::Https => "back/server.js",
             Speaks::Grpc => "back/grpc.js",
         };
         let mut command = Command::new("node");
@@ -348,6 +376,9 @@ impl Runtime {
             .arg(source(script))
             .arg(port.to_string())
             .env("OTEL_SERVICE_NAME", BACK);
+        if self.calls == Speaks::Https {
+            command.env(CERTIFICATE, make_certificate(directory)?);
+        }
         start(BACK, directory, &mut command, port)
     }
 
@@ -357,8 +388,33 @@ impl Runtime {
         command
             .env("OTEL_SERVICE_NAME", "front")
             .env("BACK_PORT", place.back_port.to_string());
+        if self.calls == Speaks::Https {
+            command.env(CERTIFICATE, certificate(place.directory));
+        }
         start("front", place.directory, &mut command, place.port)
     }
+}
+
+/// Names the file with the back's certificate and key.
+const CERTIFICATE: &str = "BACK_CERTIFICATE";
+
+fn certificate(directory: &Path) -> PathBuf {
+    directory.join("back.pem")
+}
+
+/// One that signs itself and is good for a day.
+fn make_certificate(directory: &Path) -> Result<PathBuf> {
+    let file = certificate(directory);
+    let mut openssl = Command::new("openssl");
+    openssl
+        .args(["req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=back"])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"]);
+    openssl.arg("-keyout").arg(&file);
+    let made = capture(&mut openssl)?;
+    let key = fs::read_to_string(&file).context("openssl wrote no key")?;
+    fs::write(&file, key + &made).context("cannot write the certificate")?;
+    Ok(file)
 }
 
 /// Where a front runs.
@@ -390,153 +446,4 @@ impl Place<'_> {
 
 pub(super) fn source(name: &str) -> PathBuf {
     steps::workspace().join("tests/fidelity").join(name)
-}
-
-fn gunicorn(place: &Place) -> Result<Command> {
-    let mut command = Command::new(setup::fidelity_python()?);
-    command
-        .args(["-m", "gunicorn", "--config"])
-        .arg(source("gunicorn/gunicorn.conf.py"))
-        .args(["--bind", &format!("127.0.0.1:{}", place.port)])
-        .arg("--pythonpath")
-        .arg(source("gunicorn"))
-        .arg("front:application");
-    Ok(command)
-}
-
-fn nginx(place: &Place) -> Result<Command> {
-    // Workers of a root nginx would otherwise become a user who may not enter the directory.
-    let user = if Privilege::detect() == Privilege::Root {
-        "user root;"
-    } else {
-        ""
-    };
-    let template = source("nginx/nginx.conf");
-    let text = fs::read_to_string(&template)
-        .with_context(|| format!("cannot read {}", template.display()))?
-        .replace("@USER@", user)
-        .replace("@DIR@", &place.directory.display().to_string())
-        .replace("@BACK@", &place.back_port.to_string())
-        .replace("@PORT@", &place.port.to_string());
-    let configuration = place.directory.join("nginx.conf");
-    fs::write(&configuration, text).context("cannot write nginx's configuration")?;
-    let program = steps::find_program("nginx").context("nginx is not installed")?;
-    let mut command = Command::new(program);
-    command
-        .arg("-p")
-        .arg(place.directory)
-        .arg("-c")
-        .arg(&configuration);
-    Ok(command)
-}
-
-fn grpc_node(place: &Place) -> Result<Command> {
-    let mut command = place.script("node".into(), "grpc_node/front.js");
-    command.env("NODE_PATH", setup::node_modules()?);
-    Ok(command)
-}
-
-fn go(place: &Place) -> Result<Command> {
-    let compiler = setup::fidelity_go()?;
-    built_by_go(place, &compiler, "go/front.go", Packages::Standard)
-}
-
-fn grpc_go(place: &Place) -> Result<Command> {
-    let compiler = setup::go()?;
-    built_by_go(place, &compiler, "grpc_go/front.go", Packages::System)
-}
-
-fn built_by_go(
-    place: &Place,
-    compiler: &Path,
-    program: &str,
-    packages: Packages,
-) -> Result<Command> {
-    let binary = place.directory.join("front");
-    golang::build(compiler, &source(program), &binary, packages)?;
-    Ok(place.with_ports(Command::new(binary)))
-}
-
-fn puma(place: &Place) -> Command {
-    let mut command = Command::new("puma");
-    command
-        // No configuration but this; 16 threads from the start.
-        .args(["--config", "-", "--environment", "production"])
-        .args(["--threads", "16:16", "--bind"])
-        .arg(format!("tcp://127.0.0.1:{}?backlog=512", place.port))
-        .arg(source("puma/config.ru"));
-    command
-}
-
-/// A front that is an example of the tests' crate.
-fn example(place: &Place, name: &str) -> Result<Command> {
-    let mut cargo = steps::cargo();
-    cargo.args(["build", "--quiet", "--package", "agent-tests"]);
-    capture(cargo.args(["--example", name]))?;
-    let binary = build::target_directory().join("debug/examples").join(name);
-    ensure!(binary.exists(), "cargo did not make {}", binary.display());
-    Ok(place.with_ports(Command::new(binary)))
-}
-
-const WEBRICK_VERSION: &str = "puts %(Ruby #{RUBY_VERSION}, WEBrick #{WEBrick::VERSION})";
-
-fn first_line(command: &mut Command) -> Result<String> {
-    let text = capture(command)?;
-    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
-}
-
-/// Of a Python package of the services.
-fn package_version(package: &str) -> Result<String> {
-    let program = format!("import importlib.metadata as m; print(m.version('{package}'))");
-    let version = first_line(Command::new(setup::fidelity_python()?).args(["-c", &program]))?;
-    Ok(format!("{package} {version}"))
-}
-
-fn grpcio_version() -> Result<String> {
-    let program = "import grpc; print(grpc.__version__)";
-    let version = first_line(Command::new(setup::python()?).args(["-c", program]))?;
-    Ok(format!("grpcio {version}"))
-}
-
-fn grpc_js_version() -> Result<String> {
-    let file = setup::node_modules()?.join("@grpc/grpc-js/package.json");
-    let text =
-        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let package: serde_json::Value = serde_json::from_str(&text)?;
-    let version = package["version"].as_str().unwrap_or_default();
-    Ok(format!("grpc-js {version}"))
-}
-
-/// A line of its sources says `const Version = "1.33.3"`.
-fn grpc_go_version() -> Result<String> {
-    let file = Path::new(setup::GO_PACKAGES).join("src/google.golang.org/grpc/version.go");
-    let text =
-        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let version = text.split('"').nth(1).unwrap_or_default();
-    let compiler = first_line(Command::new(setup::go()?).arg("version"))?;
-    Ok(format!("grpc-go {version} with {compiler}"))
-}
-
-/// nginx says it on standard error, after `nginx version: `.
-fn nginx_version() -> Result<String> {
-    let program = steps::find_program("nginx").context("nginx is not installed")?;
-    let output = Command::new(program).arg("-v").output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    Ok(said
-        .trim()
-        .rsplit(' ')
-        .next()
-        .unwrap_or_default()
-        .to_owned())
-}
-
-/// The version of a crate in the workspace's lock file.
-fn locked(name: &str) -> Result<String> {
-    let lock = fs::read_to_string(steps::workspace().join("Cargo.lock"))?;
-    let entry = format!("name = \"{name}\"\nversion = \"");
-    let version = lock
-        .split_once(&entry)
-        .and_then(|(_, rest)| rest.split_once('"'));
-    let (version, _) = version.with_context(|| format!("{name} is not in Cargo.lock"))?;
-    Ok(version.to_owned())
 }
