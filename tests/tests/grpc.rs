@@ -195,7 +195,7 @@ fn calls_side_by_side_are_told_apart() {
     }
 }
 
-/// grpc-go inside Go's own TLS, and grpcio inside the BoringSSL that is part of it, each at both
+/// grpc-go inside Go's own TLS, and grpcio inside the `BoringSSL` that is part of it, each at both
 /// ends: the same is told, one call at a time and 64.
 #[test]
 fn calls_inside_tls_are_told_as_in_plain_text() {

@@ -1,7 +1,10 @@
 //! TLS sessions: which connection one travels on. Pure.
 
 use super::{Command, Engine};
-use crate::event::{ConnectionId, Data, PlaintextOpened, ProcessId, Role};
+use crate::{
+    connection::Connection,
+    event::{ConnectionId, Data, PlaintextOpened, ProcessId, Role},
+};
 
 impl Engine {
     /// A TLS session is known to travel on a connection; its plaintext follows.
@@ -39,7 +42,7 @@ impl Engine {
     /// Tells whether what a session carries is understood, as soon as that is known.
     pub(super) fn judge_plaintext(&mut self, id: ConnectionId, process: ProcessId) {
         let connection = self.connections.get(id);
-        if let Some(is_understood) = connection.and_then(|known| known.take_judgement()) {
+        if let Some(is_understood) = connection.and_then(Connection::take_judgement) {
             let command = Command::NotePlaintext(process, is_understood);
             self.commands.push_back(command);
         }

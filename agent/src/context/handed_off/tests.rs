@@ -121,7 +121,8 @@ fn the_end_alone_is_a_hint() {
     assert_eq!(outcomes(&mut hand_offs), [made(CALL, Evidence::HandedBack)]);
 }
 
-/// Scenario: a worker makes two calls for a request that is open alone. Guarantee: both are its own.
+/// Scenario: a worker makes two calls for a request that is open alone. Guarantee: both are its
+/// own.
 #[test]
 fn calls_before_the_last_one_are_proven_alike() {
     let mut hand_offs = followed();
@@ -140,8 +141,8 @@ fn calls_before_the_last_one_are_proven_alike() {
     assert_eq!(outcomes(&mut hand_offs), expected);
 }
 
-/// Scenario: the worker that a request woke first takes the work of another one, which is open, too,
-/// and does not wait yet. It calls out for that, and then does what it was woken for without a
+/// Scenario: the worker that a request woke first takes the work of another one, which is open,
+/// too, and does not wait yet. It calls out for that, and then does what it was woken for without a
 /// call. Guarantee: a hint, whichever of the two is thought of.
 #[test]
 fn what_another_request_may_have_given_is_a_hint() {

@@ -21,10 +21,11 @@
 //! | `SSL_new` | no context, and nobody else has that |
 //! | `SSL_do_handshake`, and each that it was copied into | neither client nor server |
 //! | `ssl_read_impl` | not begun, then a failed handshake |
-//! | `SSL_peek`, and `SSL_read` around a copy of it | a call that QUIC must not make; the line is between those of the one above and the one below |
+//! | `SSL_peek`, and `SSL_read` around a copy of it | a call that QUIC must not make |
 //! | `SSL_write` | such a call, then not begun, then a failed handshake |
 //!
-//! Not covered: `SSL_peek` that was not copied into `SSL_read`, which reports nothing itself then.
+//! The line of `SSL_peek` is between those of the row above and the row below. Not covered: an
+//! `SSL_peek` that was not copied into `SSL_read`, which reports nothing itself then.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -120,7 +121,7 @@ fn reports(code: &Bytes, names: &[u64]) -> Vec<(usize, Report)> {
 }
 
 /// The number of 32 bits that the instruction nearest to `at` puts into a register, of those that
-/// begin so. None of ours has more than 16 bits, so the middle of another instruction is no such one.
+/// begin so. None of ours has more than 16 bits, so the middle of another instruction is none.
 fn nearest(near: &[u8], at: usize, begin: &[u8]) -> Option<u32> {
     let numbers = near
         .windows(begin.len() + 4)
