@@ -129,7 +129,8 @@ impl Running {
         let output = self.stdout.clone();
         let port = || {
             let said = fs::read_to_string(&output).ok()?;
-            let said: serde_json::Value = serde_json::from_str(said.trim()).ok()?;
+            // More may follow.
+            let said: serde_json::Value = serde_json::from_str(said.lines().next()?).ok()?;
             u16::try_from(said.get("port")?.as_u64()?).ok()
         };
         self.wait_until("port", deadline, || port().is_some())?;
