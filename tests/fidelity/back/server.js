@@ -24,4 +24,6 @@ const pem = file && fs.readFileSync(file);
 const server = pem ? https.createServer({ cert: pem, key: pem }, serve) : http.createServer(serve);
 // Fronts keep connections open; one that this side closes for being idle would fail a request.
 server.keepAliveTimeout = 0;
+// What was connected before the agent came connects again.
+process.on('SIGHUP', () => server.closeAllConnections());
 server.listen(Number(process.argv[2]), '127.0.0.1', 512);

@@ -54,7 +54,10 @@ class Server(http.server.ThreadingHTTPServer):
 def background():
     number = 0
     while True:
-        ask(f"/background/{number}")
+        try:
+            ask(f"/background/{number}")
+        except (OSError, http.client.HTTPException):
+            del local.back
         number += 1
         time.sleep(0.05)
 

@@ -187,6 +187,7 @@ fn run_cell(runtime: &Runtime, clients: u32, requests: u32, agent: &Path) -> Res
         &selection.map(str::to_owned),
         &environment,
     )?;
+    runtime.connect_anew(&back)?;
     let answered = match runtime.speaks {
         Speaks::Http1 | Speaks::Https => load::run(port, clients, requests),
         Speaks::Grpc => load::run_grpc(port, clients, requests),

@@ -382,6 +382,15 @@ impl Runtime {
         start(BACK, directory, &mut command, port)
     }
 
+    /// Ends what the front connected inside TLS before the agent came: the two ends of such a
+    /// session are not joined, as the README says.
+    pub(super) fn connect_anew(&self, back: &Running) -> Result<()> {
+        match self.calls {
+            Speaks::Https => back.signal("HUP"),
+            Speaks::Http1 | Speaks::Grpc => Ok(()),
+        }
+    }
+
     /// Starts the front and waits until it listens.
     pub(super) fn start(&self, place: &Place) -> Result<Running> {
         let mut command = (self.front)(place)?;
