@@ -18,7 +18,7 @@ use crate::{
 pub(crate) enum Profile {
     /// As users get it: some minutes on two cores.
     Release,
-    /// To look at: half the time, and it needs more processor time when it runs.
+    /// For tests and to look at: less time, and it needs more processor time when it runs.
     Quick,
 }
 
