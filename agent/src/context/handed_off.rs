@@ -13,10 +13,10 @@
 //! | anything less, but that the worker woke who had waited | `handed_back` |
 //!
 //! A request is alone when the process had no other one open as the call began: nobody else had
-//! work to give that anyone would wait for. Beside another one wake-ups are no proof, even of an idle
-//! worker: queues wake one worker for several pieces of work, and the one that wakes takes the
-//! oldest. When that is another request's, which called out and for whose outcome nobody waits yet,
-//! and the next one does not call out, the call seems to be that one's.
+//! work to give that anyone would wait for. Beside another one wake-ups prove nothing, not even of
+//! an idle worker: queues wake one worker for several pieces of work, and the one that wakes takes
+//! the oldest. When that is another request's, which called out and for whose outcome nobody waits
+//! yet, and the next one does not call out, the call seems to be that one's.
 //!
 //! Two things look like a hand-off and are none: a lock that is held, and a connection of a pool
 //! that is lent, for as long as a call takes. Who waits for those goes on to use them, and who
