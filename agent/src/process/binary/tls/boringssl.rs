@@ -33,7 +33,7 @@ use object::read::ReadRef;
 
 use super::{
     super::{Unreadable, elf::Elf, unwind::Unwinding},
-    code::{Bytes, LOAD_BYTES, Load, Probe},
+    code::{Bytes, LOAD_BYTES, Load, Parts, Probe},
 };
 
 /// End of the name of the file that they are in.
@@ -69,22 +69,13 @@ const HANDSHAKES: usize = 3;
 pub(super) fn find<'data, R: ReadRef<'data>>(
     file: &Elf<R>,
 ) -> Result<Option<Vec<Probe>>, Unreadable> {
-    let sections = (file.section(".rodata"), file.section(".text"));
-    let (Some(constants), Some(text)) = sections else {
+    let Some(Parts { constants, code }) = Parts::of(file)? else {
         return Ok(None);
-    };
-    let constants = Bytes {
-        address: constants.address,
-        bytes: file.contents(constants)?,
     };
     let names = constants.strings_ending(FILE);
     if names.is_empty() {
         return Ok(None);
     }
-    let code = Bytes {
-        address: text.address,
-        bytes: file.contents(text)?,
-    };
     let unwinding = Unwinding::open(file)?;
     let mut functions = Functions::default();
     for (at, report) in reports(&code, &names) {

@@ -1,6 +1,12 @@
 //! What is read off the code and the constants of a program without symbols. Pure.
 
 use memchr::{memchr2_iter, memmem};
+use object::read::ReadRef;
+
+use super::super::{
+    Unreadable,
+    elf::{Elf, Section},
+};
 
 /// An eBPF program and the address that it is put on.
 pub(super) type Probe = (&'static str, u64);
@@ -15,6 +21,32 @@ const BETWEEN_BYTES: usize = 12;
 pub(super) struct Load {
     pub(super) relative: [u8; 3],
     pub(super) absolute: u8,
+}
+
+/// Of a file what is loaded and does not change.
+pub(super) struct Parts<'data> {
+    pub(super) constants: Bytes<'data>,
+    pub(super) code: Bytes<'data>,
+}
+
+impl<'data> Parts<'data> {
+    /// `None` where the file lacks one of them.
+    pub(super) fn of<R: ReadRef<'data>>(file: &Elf<R>) -> Result<Option<Self>, Unreadable> {
+        let sections = (file.section(".rodata"), file.section(".text"));
+        let (Some(constants), Some(code)) = sections else {
+            return Ok(None);
+        };
+        let part = |section: &Section| {
+            Ok(Bytes {
+                address: section.address,
+                bytes: file.contents(section)?,
+            })
+        };
+        Ok(Some(Self {
+            constants: part(constants)?,
+            code: part(code)?,
+        }))
+    }
 }
 
 /// Part of the program at its address.

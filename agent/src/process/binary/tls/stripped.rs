@@ -26,7 +26,7 @@ use object::read::ReadRef;
 
 use super::{
     super::{Unreadable, elf::Elf, unwind::Unwinding},
-    code::{Bytes, Load, Probe},
+    code::{Bytes, Load, Parts, Probe},
 };
 
 /// Functions without which sessions would be mixed up whose memory is used again, or what a
@@ -85,13 +85,8 @@ pub(super) fn find<'data, R: ReadRef<'data>>(
     file: &Elf<R>,
     release: Option<(u32, u32)>,
 ) -> Result<Option<Vec<Probe>>, Unreadable> {
-    let sections = (file.section(".rodata"), file.section(".text"));
-    let (Some(constants), Some(text)) = sections else {
+    let Some(Parts { constants, code }) = Parts::of(file)? else {
         return Ok(None);
-    };
-    let constants = Bytes {
-        address: constants.address,
-        bytes: file.contents(constants)?,
     };
     let files = constants.strings_ending(FILE);
     if files.is_empty() || constants.strings(READ.internal).is_empty() {
@@ -101,10 +96,7 @@ pub(super) fn find<'data, R: ReadRef<'data>>(
         file,
         constants,
         files,
-        code: Bytes {
-            address: text.address,
-            bytes: file.contents(text)?,
-        },
+        code,
         functions: Unwinding::open(file)?,
     };
     Ok(program.probes(release))
