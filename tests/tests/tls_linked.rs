@@ -3,16 +3,17 @@
 use std::{
     io::Write as _,
     process::{Command, Stdio},
-    thread,
-    time::Duration,
 };
 
 use agent_tests::{
+    agent::AgentCommand,
     pki::Pki,
     process::{Process, crate_file, output},
+    receiver::Receiver,
     require_root,
     scene::{Traced, trace_with},
     temp::TempDir,
+    wait::wait_until,
     workload::{
         grpc::example,
         tls::{Twin, all_said, text},
@@ -107,20 +108,19 @@ fn what_is_found_without_symbols_must_be_understood() {
     let pki = Pki::new();
     let linked = Linked::build();
     let (server, port) = linked.server(Twin::Tls, &pki);
-    let traced = trace_with(
-        |agent| agent.pid(server.pid()),
-        || {
-            for _ in 0..SESSIONS {
-                say_something_else(port);
-            }
-            thread::sleep(Duration::from_secs(1));
-            linked.ask(Twin::Tls, &pki, port, &["/bytes/1"]);
-        },
-    );
-    traced
-        .exit
-        .expect(0, &["TLS library not followed any more"]);
-    assert_eq!(traced.spans.len(), 0, "{:#?}", traced.spans);
+    let receiver = Receiver::start();
+    let agent = AgentCommand::new().grpc_to(&receiver).pid(server.pid());
+    let agent = agent.start();
+    for _ in 0..SESSIONS {
+        say_something_else(port);
+    }
+    wait_until("the probes' end", || {
+        agent.stderr().contains("TLS library not followed any more")
+    });
+    linked.ask(Twin::Tls, &pki, port, &["/bytes/1"]);
+    agent.stop();
+    let spans = receiver.spans();
+    assert_eq!(spans.len(), 0, "{spans:#?}");
 }
 
 /// A session that carries what looks like MQTT, and is ended without an answer.
