@@ -98,7 +98,7 @@ fn every_request_is_its_log_line(runtime: Runtime) {
 /// process that lives for milliseconds.
 #[test]
 fn every_curl_is_a_span() {
-    require_root!();
+    require_root!(alone);
     let server = Server::node("node");
     let mut asked = Vec::new();
     let traced = trace_with(

@@ -159,7 +159,7 @@ fn a_client_that_dies() {
 /// client's end, too. What the client could not make any more has no answer.
 #[test]
 fn nginx_reloads_under_load() {
-    require_root!();
+    require_root!(alone);
     let mut nginx = Nginx::start_with(&NginxOptions {
         version: Version::Http2,
         ..NginxOptions::default()

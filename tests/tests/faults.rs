@@ -241,7 +241,7 @@ fn tiny_ring_makes_no_wrong_parents() {
 /// A size that the kernel would refuse is refused with words.
 #[test]
 fn ring_of_an_odd_size() {
-    require_root!();
+    require_root!(alone);
     for size in ["10000", "2048", "many", "4294967296"] {
         let exit = AgentCommand::new()
             .arg("--all")

@@ -94,7 +94,7 @@ fn calls_find_their_request_by_goroutine() {
 /// when it is started anew.
 #[test]
 fn programs_started_later_are_followed() {
-    require_root!();
+    require_root!(alone);
     let executable = go::server(Build::Stripped);
     let traced = trace_with(
         |agent| {

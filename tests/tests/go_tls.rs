@@ -148,7 +148,7 @@ fn calls_find_their_request_by_goroutine() {
 /// HTTP/2 between Go and Go, and from curl and Python to Go: each request is told at both ends.
 #[test]
 fn http2_is_understood_at_both_ends() {
-    require_root!();
+    require_root!(alone);
     let pair = Pair::start(Build::Stripped, Offer::Both);
     let traced = trace_with(
         |agent| {

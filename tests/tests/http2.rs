@@ -117,7 +117,7 @@ fn losses_are_counted_exactly() {
 /// client's span is the parent of the server's.
 #[test]
 fn large_answers_side_by_side() {
-    require_root!();
+    require_root!(alone);
     let nginx = nginx();
     let h2load = H2load::new();
     for (path, length) in FILES.iter().filter(|(_, length)| *length <= 1_000_000) {
@@ -163,7 +163,7 @@ fn only_of<'a>(spans: &'a [Span], kind: &str) -> &'a Span {
 /// By prior knowledge, with a body of ten megabytes.
 #[test]
 fn curl_downloads() {
-    require_root!();
+    require_root!(alone);
     let nginx = nginx();
     let nghttpd = Nghttpd::start(&[("huge.bin", 10_000_000)]);
     for (server, url) in [

@@ -15,7 +15,7 @@ use agent_tests::{
 /// The attributes, name and status of a client span, for an answer that is an error to a client.
 #[test]
 fn curl_asks_for_what_is_not_there() {
-    require_root!();
+    require_root!(alone);
     let server = Server::node("node");
     let traced = trace_with(
         |agent| agent.args(["--exe", "*/curl"]),
@@ -46,7 +46,7 @@ fn curl_asks_for_what_is_not_there() {
 /// one span per request on the wire.
 #[test]
 fn curl_in_its_many_ways() {
-    require_root!();
+    require_root!(alone);
     let python = Server::python("python");
     let traced = trace_with(
         |agent| agent.args(["--exe", "*/curl"]),
@@ -94,7 +94,7 @@ fn curl_in_its_many_ways() {
 /// A large answer to curl: the whole size, and a span that lasts until the end of it.
 #[test]
 fn curl_downloads_and_uploads() {
-    require_root!();
+    require_root!(alone);
     let nginx = Nginx::start();
     let node = Server::node("node");
     let traced = trace_with(
@@ -161,7 +161,7 @@ fn language_clients() {
 /// nothing, and the server behind it sees its request.
 #[test]
 fn connect_through_a_proxy() {
-    require_root!();
+    require_root!(alone);
     let server = Server::node("node");
     let (proxy, port) = client::connect_proxy("proxy");
     let traced = trace_with(
@@ -219,7 +219,7 @@ fn client_killed_while_it_waits() {
 /// The server dies while the client waits, and half way through its answer.
 #[test]
 fn server_dies_on_its_client() {
-    require_root!();
+    require_root!(alone);
     let server = Server::python("python");
     let traced = trace_with(
         |agent| agent.args(["--exe", "*/curl"]),

@@ -97,7 +97,7 @@ fn ask_and_watch(
 /// one server span.
 #[test]
 fn processes_of_one_request() {
-    require_root!();
+    require_root!(alone);
     let total = PROCESSES * factor();
     let receiver = Receiver::start();
     let nginx = Nginx::start_with(&NginxOptions {
@@ -180,7 +180,7 @@ fn by_query(spans: &[Span]) -> BTreeMap<String, Span> {
 /// for a while is small.
 #[test]
 fn processes_that_say_nothing() {
-    require_root!();
+    require_root!(alone);
     let agent = AgentCommand::new()
         .args(["--exe", "*/true", "--exporter", "none"])
         .start();

@@ -53,7 +53,7 @@ fn ask_in_many_ways(pki: &Pki, twin: Twin, port: u16) {
 /// joined, and both ends name the other.
 #[test]
 fn spans_are_those_of_plain_text() {
-    require_root!();
+    require_root!(alone);
     let pki = Pki::new();
     for runtime in [Runtime::Python, Runtime::Node, Runtime::Go(Build::Stripped)] {
         let [plain, tls] = [Twin::Plain, Twin::Tls].map(|twin| {
@@ -126,7 +126,7 @@ fn a_chain_is_one_trace() {
 /// HTTP/2 over TLS goes through the parser of HTTP/2: two requests on one connection.
 #[test]
 fn http2_over_tls() {
-    require_root!();
+    require_root!(alone);
     let pki = Pki::new();
     let back = Twin::Plain.server(Runtime::Python, "back", &pki).start();
     let nginx = NginxTls::in_front_of(&pki, Twin::Plain, back.port());
@@ -170,7 +170,7 @@ const RUBY: &str = "
 /// each request has its span at both ends, joined.
 #[test]
 fn clients_of_many_libraries() {
-    require_root!();
+    require_root!(alone);
     let pki = Pki::new();
     let server = Twin::Tls.server(Runtime::Python, "server", &pki).start();
     let urls = |library: &str| -> Vec<String> {
@@ -211,7 +211,7 @@ fn clients_of_many_libraries() {
 /// Programs that move the encrypted bytes themselves: their connections are proven, by both ends.
 #[test]
 fn programs_that_move_the_bytes_themselves() {
-    require_root!();
+    require_root!(alone);
     let pki = Pki::new();
     let back = Twin::Tls.server(Runtime::Node, "back", &pki).start();
     let (front, port) = asyncio_server(&pki, Some(back.port()));

@@ -76,7 +76,7 @@ impl Linked {
 fn a_stripped_program_says_what_it_says_in_plain_text() {
     const PATHS: [&str; 3] = ["/bytes/1", "/bytes/40000?x=1", "/bytes/0"];
 
-    require_root!();
+    require_root!(alone);
     let pki = Pki::new();
     let linked = Linked::build();
     let [plain, tls]: [Traced; 2] = [Twin::Plain, Twin::Tls].map(|twin| {
@@ -171,7 +171,7 @@ fn rustls_says_what_is_said_in_plain_text() {
         ("blocking", [1, 40_000, 0, 300]),
     ];
 
-    require_root!();
+    require_root!(alone);
     let pki = Pki::new();
     let authority = pki.authority_certificate();
     for (client, sizes) in CLIENTS {

@@ -117,7 +117,7 @@ fn java_with_a_native_library() {
 /// git asks by curl with `GnuTLS`: its call is seen and joined, whatever it makes of the answer.
 #[test]
 fn git() {
-    require_root!();
+    require_root!(alone);
     let pki = Pki::new();
     let mut ruby = Command::new("ruby");
     ruby.arg(crate_file("workloads/server.rb"));
