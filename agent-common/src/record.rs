@@ -52,6 +52,8 @@ pub enum RecordKind {
     GoStream = 12,
     /// [`crate::process::HandOff`].
     HandOff = 16,
+    /// [`crate::process::ProcessFork`] of a child that is traced provisionally, as its parent was.
+    ProvisionalFork = 13,
 }
 
 /// The integer names no [`RecordKind`]: the two sides were built from different sources.
@@ -79,6 +81,7 @@ impl TryFrom<u16> for RecordKind {
             10 => Self::FrameData,
             12 => Self::GoStream,
             16 => Self::HandOff,
+            13 => Self::ProvisionalFork,
             other => return Err(UnknownKind(other)),
         })
     }

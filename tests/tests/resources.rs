@@ -6,6 +6,7 @@ use agent_tests::{
     agent::AgentCommand,
     http,
     port::free_port,
+    process::output,
     receiver::Receiver,
     require_root,
     scene::{trace, trace_with},
@@ -77,7 +78,7 @@ fn names_without_environment() {
 /// still counts when the agent saw the start.
 #[test]
 fn environment_read_before_it_is_overwritten() {
-    require_root!();
+    require_root!(alone);
     let mut kept = None;
     let traced = trace_with(
         |agent| agent.args(["--exe", "*/nginx"]),
@@ -127,7 +128,7 @@ fn selection_by_port() {
 /// `--exe` takes processes that start after the agent.
 #[test]
 fn selection_by_executable() {
-    require_root!();
+    require_root!(alone);
     let python = Server::python("python");
     let mut kept = None;
     let traced = trace_with(
@@ -141,6 +142,28 @@ fn selection_by_executable() {
     );
     assert_eq!(traced.of("late", "SERVER").len(), 1);
     assert_eq!(traced.of("python", "SERVER").len(), 0);
+}
+
+/// A program may be the one that `--exe` names until that is decided. One that is not is left
+/// alone, and so is what it forked in the meantime, which runs on without an exec of its own.
+#[test]
+fn children_of_programs_not_chosen_are_left_alone() {
+    const ASK: &str = "(sleep 1; exec 3<>/dev/tcp/127.0.0.1/$1
+        printf 'GET /hello HTTP/1.0\\r\\n\\r\\n' >&3; read -u 3 -r version status _; echo $status) &";
+
+    require_root!();
+    let server = Server::python("python");
+    let traced = trace_with(
+        |agent| agent.args(["--exe", "/nobody/has/this"]),
+        || {
+            for _ in 0..5 {
+                let mut shell = Command::new("bash");
+                shell.args(["-c", ASK, "bash", &server.port().to_string()]);
+                assert_eq!(output(&mut shell), "200\n");
+            }
+        },
+    );
+    assert_eq!(traced.spans.len(), 0, "{:#?}", traced.spans);
 }
 
 /// `--pid` takes the descendants, forked before the agent began and after, and nobody else.
@@ -171,7 +194,7 @@ fn selection_by_pid_takes_descendants() {
 /// `--all` takes everything but the agent itself, whose own export is HTTP as well.
 #[test]
 fn selection_of_all_leaves_the_agent_out() {
-    require_root!();
+    require_root!(alone);
     let receiver = Receiver::start();
     let server = Server::python("python");
     let agent = AgentCommand::new().arg("--all").http_to(&receiver).start();

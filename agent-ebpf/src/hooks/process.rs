@@ -158,12 +158,16 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
     let parent = task::unit(parent)?;
     let child = task::unit(child)?;
-    if !process::is_traced(parent.process_id) {
+    let traced = process::traced(parent.process_id);
+    if matches!(traced, Traced::No) {
         return None;
     }
+    let mut kind = RecordKind::ProcessFork;
     if child.process_id == parent.process_id {
         // The process is traced already.
-    } else if matches!(process::traced(parent.process_id), Traced::Provisionally) {
+    } else if matches!(traced, Traced::Provisionally) {
+        // Whatever becomes of the parent, this one is to be decided upon too.
+        kind = RecordKind::ProvisionalFork;
         process::trace_provisionally(child.process_id, child.process_start_ns);
     } else {
         process::trace(child.process_id, child.process_start_ns);
@@ -176,11 +180,7 @@ fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
         }
     }
     emit::record(&ProcessFork {
-        header: emit::header(
-            RecordKind::ProcessFork,
-            size_of::<ProcessFork>(),
-            emit::now_ns(),
-        ),
+        header: emit::header(kind, size_of::<ProcessFork>(), emit::now_ns()),
         parent,
         child,
     });

@@ -243,7 +243,11 @@ impl Engine {
                     _ => Command::NoteProgram(exec.process),
                 });
             }
-            EventKind::Fork { parent, child } => {
+            EventKind::Fork {
+                parent,
+                child,
+                is_decided,
+            } => {
                 self.exchanges.handle_start(parent, child);
                 if parent.process == child.process {
                     if self.processes.runtime(child.process) == Runtime::Ruby {
@@ -252,7 +256,7 @@ impl Engine {
                     return;
                 }
                 self.processes.handle_fork(parent.process, child.process);
-                if self.rejected.contains_key(&parent.process) {
+                if !is_decided {
                     self.commands.push_back(Command::Consider(child.process));
                 }
             }

@@ -5,7 +5,7 @@ mod idle;
 use agent_common::{
     connection::{ConnectionClosing, ConnectionEstablished, ConnectionOpened, FAMILY_INET},
     payload::{SocketData, flags},
-    process::ExecutionUnit,
+    process::{ExecutionUnit, ProcessFork},
     record::{RecordHeader, RecordKind},
     tcp_option::ContextCarried,
 };
@@ -97,6 +97,15 @@ fn header(kind: RecordKind, length: usize, timestamp_ns: u64) -> RecordHeader {
         length: length as u32,
         timestamp_ns,
     }
+}
+
+fn fork(kind: RecordKind, parent: u32, child: u32) -> Vec<u8> {
+    let mut record = ProcessFork::new_zeroed();
+    record.header = header(kind, size_of::<ProcessFork>(), MS);
+    for (unit, pid) in [(&mut record.parent, parent), (&mut record.child, child)] {
+        (unit.process_id, unit.thread_id) = (pid, pid);
+    }
+    record.as_bytes().to_vec()
 }
 
 fn closing(id: u64, step: ClosingStep, time_ns: u64) -> Vec<u8> {
@@ -466,4 +475,18 @@ fn a_call_is_what_its_option_said() {
         assert_eq!(span.trace_id.to_bytes(), [9; 16], "{place}");
         assert_nothing_is_left(&engine, "an option");
     }
+}
+
+/// Whether a program is one that the user chose may be known only after it forked: that is asked
+/// of the child too, and only then.
+#[test]
+fn children_of_undecided_programs_are_decided_upon() {
+    let asked = |kind| {
+        let mut engine = engine();
+        engine.handle_record(&fork(kind, 1, 2));
+        let mut commands = std::iter::from_fn(|| engine.poll_command());
+        commands.any(|command| matches!(command, Command::Consider(id) if id.pid == 2))
+    };
+    assert!(asked(RecordKind::ProvisionalFork));
+    assert!(!asked(RecordKind::ProcessFork));
 }

@@ -73,11 +73,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, DecodeError> {
         }
         RecordKind::ConnectionClosing => closing(bytes)?,
         RecordKind::ProcessExec => exec(bytes)?,
-        RecordKind::ProcessFork => {
+        RecordKind::ProcessFork | RecordKind::ProvisionalFork => {
             let (record, _) = read::<ProcessFork>(bytes)?;
             EventKind::Fork {
                 parent: unit(&record.parent),
                 child: unit(&record.child),
+                is_decided: kind == RecordKind::ProcessFork,
             }
         }
         RecordKind::ProcessExit => {

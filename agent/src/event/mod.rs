@@ -143,6 +143,8 @@ pub enum EventKind<'a> {
     Fork {
         parent: Unit,
         child: Unit,
+        /// Not so: the child is traced until it is decided whether the user chose it.
+        is_decided: bool,
     },
     Exit {
         process: ProcessId,
