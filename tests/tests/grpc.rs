@@ -213,3 +213,26 @@ fn calls_inside_tls_are_told_as_in_plain_text() {
         }
     }
 }
+
+/// Functions found without symbols are let go of where what they carry is never understood. In a
+/// process with two libraries, sessions of the other are no word about them.
+#[test]
+fn sessions_by_another_library_are_no_word_about_grpcio() {
+    const SESSIONS: usize = 40;
+    /// The first kinds of calls are ended by neither side before their time.
+    const COMPLETE: usize = 4;
+
+    require_root!();
+    let pki = Pki::new();
+    let store = Store::start_tls(Implementation::Python, "store", &pki);
+    let numbers = [store.port().into(), COMPLETE, 1];
+    let caller = Caller::start_after_sessions(SESSIONS, "caller", &pki, numbers);
+    let mut calls = Vec::new();
+    let traced = trace(&[caller.pid()], || calls = caller.run());
+    assert_eq!(calls.len(), COMPLETE);
+    let mut clients = by_method(traced.of("caller", "CLIENT"));
+    for call in &calls {
+        let span = clients.remove(&call.method);
+        assert_client(call, &span.unwrap_or_else(|| panic!("no span of {call:?}")));
+    }
+}

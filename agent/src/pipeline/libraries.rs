@@ -135,18 +135,40 @@ impl Libraries {
 
     /// What a session of a traced process carries is understood, or not.
     pub(super) fn handle_plaintext(&mut self, pid: u32, is_understood: bool) {
+        let Some(file) = self.on_trial(pid) else {
+            return;
+        };
         let Self { hooks, probed, .. } = self;
-        let with_probes = |library: &&mut Probed| library.probes.is_some();
-        let theirs = probed.values_mut().filter(with_probes);
-        for library in theirs.filter(|library| library.pids.contains(&pid)) {
-            if library.trial.handle(is_understood) {
-                detach(hooks, library);
-                let file = &library.file;
-                let reason = "its symbols were stripped, and nothing that its functions carried \
-                              is a protocol of ours";
-                tracing::warn!(pid, file, reason, "TLS library not followed any more");
-            }
+        let Some(library) = probed.get_mut(&file) else {
+            return;
+        };
+        if library.trial.handle(is_understood) {
+            detach(hooks, library);
+            let file = &library.file;
+            let reason = "its symbols were stripped, and nothing that its functions carried is a \
+                          protocol of ours";
+            tracing::warn!(pid, file, reason, "TLS library not followed any more");
         }
+    }
+
+    /// The library on trial that a session of this process went through. A record does not name
+    /// its library, so none is judged by a process that has two: where Python has grpcio and
+    /// libssl, a database's session is no word about grpcio.
+    fn on_trial(&self, pid: u32) -> Option<FileId> {
+        let probed = |library: &&Probed| library.probes.is_some();
+        let in_process = |library: &Probed| library.pids.contains(&pid);
+        let libraries = self.probed.values().filter(probed);
+        let mut on_trial = libraries.filter(|library| library.trial != Trial::Over);
+        if !on_trial.any(in_process) {
+            return None;
+        }
+        // Those in the usual places of its file system may not be in it.
+        let files: BTreeSet<FileId> = mapped(pid)
+            .iter()
+            .map(|(_, content)| content.file)
+            .collect();
+        let has_probes = |file: &FileId| self.probed.get(file).as_ref().is_some_and(probed);
+        only(files.into_iter().filter(has_probes))
     }
 
     /// Time passes.
@@ -295,6 +317,12 @@ fn detach(hooks: &mut TlsHooks, library: &mut Probed) {
     {
         tracing::debug!(%error, "probes not detached");
     }
+}
+
+/// The item where there is one, and no more.
+fn only<T>(items: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut items = items.into_iter();
+    items.next().filter(|_| items.next().is_none())
 }
 
 /// Files that a process runs and that may hold a TLS library: its program, and libraries by name.

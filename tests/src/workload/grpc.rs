@@ -225,6 +225,21 @@ impl Caller {
         Self::start_command(name, command, service, &[port, count, parallel])
     }
 
+    /// grpcio, inside TLS, in a process that has had so many sessions by another TLS library.
+    pub fn start_after_sessions(
+        sessions: usize,
+        service: &str,
+        pki: &Pki,
+        [port, count, parallel]: [usize; 3],
+    ) -> Self {
+        let mut command = Implementation::Python.command();
+        command.env("OTHER_SESSIONS", sessions.to_string());
+        command.env("TLS_CERTIFICATE", pki.server_certificate());
+        command.env("TLS_KEY", pki.server_key());
+        command.env("TLS_AUTHORITY", pki.authority_certificate());
+        Self::start_command("grpc-caller", command, service, &[port, count, parallel])
+    }
+
     /// As [`Self::start`], in two rounds with so many methods: grpcio and grpc-go.
     pub fn start_in_rounds(
         implementation: Implementation,

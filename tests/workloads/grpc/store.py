@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -110,6 +112,30 @@ def listen(server):
     return server.add_insecure_port("127.0.0.1:0")
 
 
+def talk_of_something_else(sessions):
+    """Sessions of MQTT with itself by Python's own ssl, which is not the library of grpcio."""
+    if not sessions:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(os.environ["TLS_CERTIFICATE"], os.environ["TLS_KEY"])
+    trusted = ssl.create_default_context(cafile=os.environ["TLS_AUTHORITY"])
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve_sessions():
+        for _ in range(sessions):
+            with context.wrap_socket(listener.accept()[0], server_side=True) as session:
+                while session.recv(100):
+                    pass
+
+    server = threading.Thread(target=serve_sessions)
+    server.start()
+    for _ in range(sessions):
+        plain = socket.create_connection(listener.getsockname())
+        with trusted.wrap_socket(plain, server_hostname="localhost") as session:
+            session.sendall(b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0")
+    server.join()
+
+
 def connect(port):
     if "TLS_AUTHORITY" in os.environ:
         trusted = grpc.ssl_channel_credentials(read("TLS_AUTHORITY"))
@@ -133,6 +159,7 @@ def main():
         methods = rounds[0] if rounds else count
         print(json.dumps({"pid": os.getpid()}), flush=True)
         sys.stdin.readline()
+        talk_of_something_else(int(os.environ.get("OTHER_SESSIONS", "0")))
         with connect(port) as channel, \
                 futures.ThreadPoolExecutor(max_workers=parallel) as pool:
             def calls(numbers):
