@@ -73,7 +73,7 @@ fn embed() -> Result<()> {
 }
 
 /// Runs cargo for the kernel's target in a target directory of its own, because the outer cargo
-/// holds the lock of this one.
+/// holds the lock of this one. Profiles share it: there is one way to compile for the kernel.
 fn compile(toolchain: &Toolchain, object: &Path) -> Result<()> {
     let workspace = path_from("CARGO_MANIFEST_DIR")?.join("..");
     for source in SOURCES {
@@ -82,7 +82,8 @@ fn compile(toolchain: &Toolchain, object: &Path) -> Result<()> {
             workspace.join(source).display()
         );
     }
-    let target_directory = path_from("OUT_DIR")?.join("ebpf-target");
+    let is_debug = env::var_os("CARGO_FEATURE_DEBUG").is_some();
+    let target_directory = shared_directory()?.join(if is_debug { "ebpf-debug" } else { "ebpf" });
     let mut cargo = toolchain.cargo("build");
     cargo.args([
         "--quiet",
@@ -93,7 +94,6 @@ fn compile(toolchain: &Toolchain, object: &Path) -> Result<()> {
         "--target-dir",
     ]);
     cargo.arg(&target_directory).current_dir(&workspace);
-    let is_debug = env::var_os("CARGO_FEATURE_DEBUG").is_some();
     if is_debug {
         cargo.args(["--features", "debug"]);
     }
@@ -110,6 +110,14 @@ fn compile(toolchain: &Toolchain, object: &Path) -> Result<()> {
     let stripped =
         stripped(&bytes, is_debug).with_context(|| format!("cannot strip {}", built.display()))?;
     fs::write(object, stripped).context("cannot embed the eBPF object")
+}
+
+/// Where cargo keeps what it builds of all profiles; `OUT_DIR` is `PROFILE/build/NAME/out` in it.
+fn shared_directory() -> Result<PathBuf> {
+    const DEPTH: usize = 4;
+    let out = path_from("OUT_DIR")?;
+    let shared = out.ancestors().nth(DEPTH);
+    Ok(shared.context("OUT_DIR is not deep enough")?.to_owned())
 }
 
 /// The object without what the agent has no use for at run time, most of it, which it would keep in
