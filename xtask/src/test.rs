@@ -1,12 +1,12 @@
 //! `cargo xtask test`: the README's test command, and all that CI runs.
 //!
-//! Fuzz targets and guests come before the tests, so that it ends with cargo's own report. What
-//! needs root runs when this is root or sudo asks no question; else it says so, and the tests that
-//! need it say so one by one.
+//! Fuzz targets and guests come before the tests, so that it ends with cargo's own report. Guests
+//! run beside what is compiled. What needs root runs when this is root or sudo asks no question;
+//! else it says so, and the tests that need it say so one by one.
 
-use std::{env, process::Command};
+use std::{env, path::Path, process::Command, thread};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::{
     build::{self, Profile},
@@ -18,28 +18,41 @@ use crate::{
 
 pub(crate) fn run() -> Result<()> {
     setup::prepare(Purpose::Test)?;
-    check::run()?;
     // With fewer optimisations than users get, which saves minutes; the kernel half is the same.
     let agent = build::agent(Profile::Quick)?;
     let python = setup::python()?;
-
-    let mut manifests = Command::new(&python);
-    manifests.arg(steps::workspace().join("deploy/validate.py"));
-    steps::run_timed("manifests and examples in deploy/", &mut manifests)?;
-
+    // Guests leave most of two processors idle.
+    thread::scope(|scope| {
+        let guests = scope.spawn(|| vm::run_quick(&agent));
+        let rest = compile_and_check(&python);
+        if let Err(error) = &rest {
+            say("xtask", &format!("{error:#}; the guests are still to end"));
+        }
+        let guests = guests.join().map_err(|_| anyhow!("the guests: a panic"))?;
+        rest.and(guests)
+    })?;
     if Privilege::detect() != Privilege::Missing {
         fidelity::run_quick(&agent)?;
     }
+    run_tests(&agent, &python)
+}
+
+/// What needs no guest and no root.
+fn compile_and_check(python: &Path) -> Result<()> {
+    check::run()?;
+    let mut manifests = Command::new(python);
+    manifests.arg(steps::workspace().join("deploy/validate.py"));
+    steps::run_timed("manifests and examples in deploy/", &mut manifests)?;
 
     let mut build = steps::cargo();
     build
         .args(["test", "--quiet", "--no-run"])
         .args(check::HOST_PACKAGES);
     steps::run_timed("building the tests", &mut build)?;
+    fuzz::run_briefly()
+}
 
-    fuzz::run_briefly()?;
-    vm::run_quick(&agent)?;
-
+fn run_tests(agent: &Path, python: &Path) -> Result<()> {
     let mut tests = steps::cargo();
     tests.arg("test").args(check::HOST_PACKAGES);
     let mut settings = vec![
@@ -49,8 +62,9 @@ pub(crate) fn run() -> Result<()> {
             "TEST_NODE_MODULES",
             setup::node_modules()?.display().to_string(),
         ),
-        // Tests on the running kernel load the machine; one after the other they are judged alone.
-        ("RUST_TEST_THREADS", "1".to_owned()),
+        // Tests on the running kernel wait more than they compute. Those that must be alone see to
+        // that themselves.
+        ("RUST_TEST_THREADS", "2".to_owned()),
     ];
     match Privilege::detect() {
         Privilege::Root => settings.push(("REQUIRE_ROOT", "1".to_owned())),
