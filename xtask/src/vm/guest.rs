@@ -41,6 +41,19 @@ pub(super) const SHARE_TAG: &str = "hroot";
 /// lines: `KERN_WARNING` and above are not shown.
 const ERRORS_ONLY: &str = "4";
 
+/// What a guest has in these places is its own: it does not see the host's files there.
+pub(super) const FILE_SYSTEMS: [(&str, &str); 9] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("tmpfs", "/run"),
+    ("tmpfs", "/tmp"),
+    ("tracefs", "/sys/kernel/tracing"),
+    ("bpf", "/sys/fs/bpf"),
+    ("cgroup2", "/sys/fs/cgroup"),
+    ("securityfs", "/sys/kernel/security"),
+];
+
 /// What is to be run. In the initramfs it is a file of strings that end in NUL.
 pub(super) struct Job {
     pub(super) directory: OsString,
@@ -136,17 +149,7 @@ fn mount_root(place: &str) -> Result<()> {
 }
 
 fn mount_kernel_file_systems() -> Result<()> {
-    for (kind, place) in [
-        ("proc", "/proc"),
-        ("sysfs", "/sys"),
-        ("devtmpfs", "/dev"),
-        ("tmpfs", "/run"),
-        ("tmpfs", "/tmp"),
-        ("tracefs", "/sys/kernel/tracing"),
-        ("bpf", "/sys/fs/bpf"),
-        ("cgroup2", "/sys/fs/cgroup"),
-        ("securityfs", "/sys/kernel/security"),
-    ] {
+    for (kind, place) in FILE_SYSTEMS {
         mount_one(kind, place, kind, MountFlags::empty(), None)?;
     }
     Ok(())

@@ -22,7 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use guest::{Job, MARKER};
+use guest::{FILE_SYSTEMS, Job, MARKER};
 use kernels::{Freshness, Image, KERNELS, Kernel};
 pub(crate) use machine::share_program;
 use machine::{Clock, Machine};
@@ -96,6 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(agent) => agent.canonicalize().context("no such agent")?,
         None => build_agent()?,
     };
+    ensure_visible(&[&agent, &steps::workspace()])?;
     let mut results = Results::read()?;
     let verdict = run_suites(&images, &agent, &logs, arguments.quick, &mut results);
     if !arguments.quick {
@@ -108,8 +109,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// guests cannot be had, it says why and passes.
 pub(crate) fn run_quick(agent: &Path) -> Result<()> {
     let kernels: Vec<&Kernel> = KERNELS.iter().filter(|kernel| kernel.quick).collect();
-    let images =
-        machine::ensure_programs().and_then(|()| kernels::images(&kernels, Freshness::Cached));
+    let images = machine::ensure_programs()
+        .and_then(|()| ensure_visible(&[agent, &steps::workspace()]))
+        .and_then(|()| kernels::images(&kernels, Freshness::Cached));
     let images = match images {
         Ok(images) => images,
         Err(error) => {
@@ -119,6 +121,20 @@ pub(crate) fn run_quick(agent: &Path) -> Result<()> {
     };
     let logs = log_directory()?;
     run_suites(&images, agent, &logs, true, &mut Results::default())
+}
+
+/// Guests run what is built here, by its path.
+fn ensure_visible(paths: &[&Path]) -> Result<()> {
+    for path in paths {
+        let hidden = FILE_SYSTEMS.iter().find(|(_, own)| path.starts_with(own));
+        if let Some((_, own)) = hidden {
+            bail!(
+                "{} is below {own}, where guests have files of their own: move it elsewhere",
+                path.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Every guest runs, whatever became of the one before. Those that ended are in `results`.
