@@ -163,12 +163,11 @@ impl Libraries {
             return None;
         }
         // Those in the usual places of its file system may not be in it.
-        let files: BTreeSet<FileId> = mapped(pid)
-            .iter()
-            .map(|(_, content)| content.file)
-            .collect();
         let has_probes = |file: &FileId| self.probed.get(file).as_ref().is_some_and(probed);
-        only(files.into_iter().filter(has_probes))
+        let files = mapped(pid).into_iter().map(|(_, content)| content.file);
+        let mut files: BTreeSet<FileId> = files.filter(has_probes).collect();
+        let only = files.pop_first()?;
+        files.is_empty().then_some(only)
     }
 
     /// Time passes.
@@ -317,12 +316,6 @@ fn detach(hooks: &mut TlsHooks, library: &mut Probed) {
     {
         tracing::debug!(%error, "probes not detached");
     }
-}
-
-/// The item where there is one, and no more.
-fn only<T>(items: impl IntoIterator<Item = T>) -> Option<T> {
-    let mut items = items.into_iter();
-    items.next().filter(|_| items.next().is_none())
 }
 
 /// Files that a process runs and that may hold a TLS library: its program, and libraries by name.
