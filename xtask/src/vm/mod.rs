@@ -80,6 +80,7 @@ const SUITE_DEADLINE: Duration = Duration::from_mins(12);
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     machine::ensure_programs()?;
+    ensure_visible(arguments.agent.as_deref())?;
     let kernels = chosen(arguments)?;
     let freshness = if arguments.update {
         Freshness::Current
@@ -96,7 +97,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(agent) => agent.canonicalize().context("no such agent")?,
         None => build_agent()?,
     };
-    ensure_visible(&[&agent, &steps::workspace()])?;
     let mut results = Results::read()?;
     let verdict = run_suites(&images, &agent, &logs, arguments.quick, &mut results);
     if !arguments.quick {
@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 pub(crate) fn run_quick(agent: &Path) -> Result<()> {
     let kernels: Vec<&Kernel> = KERNELS.iter().filter(|kernel| kernel.quick).collect();
     let images = machine::ensure_programs()
-        .and_then(|()| ensure_visible(&[agent, &steps::workspace()]))
+        .and_then(|()| ensure_visible(Some(agent)))
         .and_then(|()| kernels::images(&kernels, Freshness::Cached));
     let images = match images {
         Ok(images) => images,
@@ -123,9 +123,10 @@ pub(crate) fn run_quick(agent: &Path) -> Result<()> {
     run_suites(&images, agent, &logs, true, &mut Results::default())
 }
 
-/// Guests run what is built here, by its path.
-fn ensure_visible(paths: &[&Path]) -> Result<()> {
-    for path in paths {
+/// Guests run what is here and what is built here, by its path.
+fn ensure_visible(agent: Option<&Path>) -> Result<()> {
+    let own = [steps::workspace(), build::target_directory()];
+    for path in own.iter().map(PathBuf::as_path).chain(agent) {
         let hidden = FILE_SYSTEMS.iter().find(|(_, own)| path.starts_with(own));
         if let Some((_, own)) = hidden {
             bail!(
