@@ -18,8 +18,8 @@ pub fn is_root() -> bool {
 pub enum Company {
     /// Other tests: it traces what it started itself, by pid.
     Others,
-    /// None: it traces by the name of a program, which others run too, looks at what is loaded in
-    /// the kernel, or needs the processors for itself.
+    /// None: it traces by the name of a program, which others run too, or needs the processors for
+    /// itself.
     Nobody,
 }
 

@@ -179,7 +179,7 @@ fn first_of(mut spans: Vec<Span>) -> Span {
 /// The server ends the stream: the span lasts as long as it did, and says when it had begun.
 #[test]
 fn events_begin_and_end() {
-    require_root!();
+    require_root!(alone);
     for library in [Library::Aiohttp, Library::Uvicorn, Library::Ws] {
         let server = StreamServer::start(library, "server");
         let port = server.port();
@@ -211,7 +211,7 @@ fn events_begin_and_end() {
 /// is where the last event was. Through nginx, which then leaves its upstream.
 #[test]
 fn a_listener_leaves() {
-    require_root!();
+    require_root!(alone);
     let server = StreamServer::start(Library::Uvicorn, "server");
     let nginx = Nginx::in_front_of(server.port());
     let publish = server.port();
@@ -240,7 +240,7 @@ fn a_listener_leaves() {
 /// The server dies in the middle: who listened has an error, with the status that it was given.
 #[test]
 fn a_server_of_events_dies() {
-    require_root!();
+    require_root!(alone);
     let mut server = StreamServer::start(Library::Ws, "server");
     let (port, pid) = (server.port(), server.pid());
     let traced = trace_stream(&[pid], port, "/events", port, |_| server.kill());

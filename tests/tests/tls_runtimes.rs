@@ -51,7 +51,7 @@ const SIZES: [usize; 3] = [1, 40_000, 300];
 /// ends are joined.
 #[test]
 fn ruby() {
-    require_root!();
+    require_root!(alone);
     let [plain, tls] = twins(|| {
         let mut command = Command::new("ruby");
         command.arg(crate_file("workloads/server.rb"));
@@ -88,7 +88,7 @@ fn java_with_a_native_library() {
         "ebpf_agent.parent.evidence",
     ];
 
-    require_root!();
+    require_root!(alone);
     let directory = TempDir::new("tomcat");
     let twins = twins(|| {
         let mut command = Command::new("java");
