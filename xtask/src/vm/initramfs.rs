@@ -12,9 +12,9 @@ use anyhow::{Context as _, Result};
 use super::guest::{self, Job};
 use crate::steps::capture;
 
-/// What the shared root needs, in the order in which it is inserted. A kernel that has one built
-/// in has no file of it.
-const MODULES: [&str; 8] = [
+/// What the shared root and kTLS need, in the order in which it is inserted. A kernel that has one
+/// built in has no file of it; one that has no `tls.ko` either does not know kTLS.
+const MODULES: [&str; 15] = [
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio_pci_modern_dev.ko",
@@ -23,6 +23,13 @@ const MODULES: [&str; 8] = [
     "fs/fuse/fuse.ko",
     "fs/fuse/virtiofs.ko",
     "fs/overlayfs/overlay.ko",
+    "crypto/cryptd.ko",
+    "crypto/crypto_simd.ko",
+    "crypto/gf128mul.ko",
+    "lib/crypto/gf128mul.ko",
+    "arch/x86/crypto/glue_helper.ko",
+    "arch/x86/crypto/aesni-intel.ko",
+    "net/tls/tls.ko",
 ];
 
 /// Permissions and kinds of files, `include/uapi/linux/stat.h`.
@@ -45,7 +52,11 @@ pub(super) fn build(modules: &Path, job: &Job) -> Result<Vec<u8>> {
     }
     for (index, module) in MODULES.iter().enumerate() {
         if let Some(content) = read_module(&modules.join(module))? {
-            archive.add(&format!("{}/{index}.ko", guest::MODULES), PROGRAM, &content);
+            archive.add(
+                &format!("{}/{index:02}.ko", guest::MODULES),
+                PROGRAM,
+                &content,
+            );
         }
     }
     archive.add(guest::JOB, PROGRAM, &job.to_bytes());

@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     agent_log::{self, AgentLog},
+    exchange,
     guest::MARKER,
     results::{Row, Verdict},
-    workload::{self, EXCHANGES, Workload},
+    workload::Workload,
 };
 use crate::child::{Running, TemporaryDirectory};
 
@@ -37,10 +38,11 @@ pub(crate) struct Arguments {
 pub(super) const PATHS: [&str; 3] = ["tracepoint", FEXIT, "kretprobe"];
 const FEXIT: &str = "fexit";
 
-/// What takes a second natively; guests are up to 50 times slower.
-const READY: Duration = Duration::from_secs(90);
-const SPANS: Duration = Duration::from_mins(1);
-const END: Duration = Duration::from_mins(1);
+/// What takes a second natively takes up to a minute in a guest, and several where compilers run
+/// beside it. After these it hangs.
+const READY: Duration = Duration::from_mins(5);
+const SPANS: Duration = Duration::from_secs(90);
+const END: Duration = Duration::from_mins(3);
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let directory = TemporaryDirectory::create("vm-suite")?;
@@ -129,18 +131,16 @@ impl Suite<'_> {
             return Ok((Row::missing(capture, &reason), log));
         }
         let waiting = self.workload.wait_in_receive()?;
-        let answered: Result<()> = EXCHANGES
-            .iter()
-            .try_for_each(|each| self.workload.ask(each));
+        let answered: Result<()> =
+            exchange::exchanges().try_for_each(|each| self.workload.ask(each));
         let spans = || {
-            workload::spans(
+            exchange::spans(
                 &fs::read_to_string(agent_output(self.directory, capture)).unwrap_or_default(),
             )
         };
         let complete = || {
-            EXCHANGES
-                .iter()
-                .all(|exchange| exchange.fault(&spans()).is_none())
+            let spans = spans();
+            exchange::exchanges().all(|exchange| exchange.fault(&spans).is_none())
         };
         // When they do not come in time, the row says which are missing.
         let _ = agent.wait_until("expected spans", SPANS, complete);
@@ -150,9 +150,7 @@ impl Suite<'_> {
         waiting.finish()?;
         let log = AgentLog::new(agent.said());
         let spans = spans();
-        let faults = EXCHANGES
-            .iter()
-            .map(|each| (each.name.to_owned(), each.fault(&spans)));
+        let faults = exchange::exchanges().map(|each| (each.name.to_owned(), each.fault(&spans)));
         Ok((Row::of(&log, faults.collect()), log))
     }
 }
