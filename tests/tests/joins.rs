@@ -358,7 +358,7 @@ fn what_was_started_for_a_request_belongs_to_it() {
         };
         let parent = traced
             .parent(call)
-            .unwrap_or_else(|| panic!("no parent: {call:#?}"));
+            .unwrap_or_else(|| panic!("no parent: {call:#?}\n{:#?}", traced.exit.ledger()));
         assert_eq!(parent.path(), format!("{route}{}", call.path()));
         assert_eq!(call.evidence(), Some("started"));
     }
