@@ -64,6 +64,10 @@ wire! {
         /// How often user space had changed whose frames are followed when this one was looked up.
         /// Of plaintext in a Go program: whose it is, by the lower half of the object's address.
         pub frames_seen: u32,
+        /// TCP sequence numbers at which the directions began, inbound and outbound; 0 where that
+        /// was not seen. They are kept because positions lag behind sequence numbers where the
+        /// kernel makes and opens TLS records (kTLS): calls then return what is inside of them.
+        pub origins: [u32; 2],
         /// A [`Carried`] as an integer.
         pub carried: u8,
         pub reserved: [u8; 7],

@@ -176,10 +176,29 @@ fn try_handle<const LOOPS: bool>(transfer: &Transfer, traced: TracedUnit) -> Opt
     if config!(inject_option) == 1 && matches!(transfer.direction, Direction::Inbound) {
         inject_option_reader::read_up_to(identity, sock.copied_sequence());
     }
+    note_origin(transfer, sock, state);
     if traced.uses_tls && is_encrypted(transfer, sock, identity, state) {
         return count_encrypted::<LOOPS>(transfer, sock, identity, traced, state);
     }
     emit_data::<LOOPS>(transfer, sock, identity, traced, state)
+}
+
+#[inline(always)]
+fn position(state: &ConnectionState, direction: Direction) -> u64 {
+    match direction {
+        Direction::Inbound => state.inbound.position,
+        Direction::Outbound => state.outbound.position,
+    }
+}
+
+/// Where a direction begins is kept of every connection: that a process uses TLS is not known
+/// before its first session, whose handshake has begun by then.
+#[inline(always)]
+fn note_origin(transfer: &Transfer, sock: Sock, state: &mut ConnectionState) {
+    if position(state, transfer.direction) == 0 && state.complete == 1 {
+        let next = sequence(state, sock, transfer.direction);
+        state.origins[transfer.direction as usize] = next.wrapping_sub(transfer.result as u32);
+    }
 }
 
 /// Whether a TLS library made or will read what was moved. Its probes report the plaintext.
@@ -192,21 +211,14 @@ fn is_encrypted(
 ) -> bool {
     let next = sequence(state, sock, transfer.direction);
     let sequence = next.wrapping_sub(transfer.result as u32);
-    let position = match transfer.direction {
-        Direction::Inbound => state.inbound.position,
-        Direction::Outbound => state.outbound.position,
-    };
+    let position = position(state, transfer.direction);
     let socket = SocketCall {
         connection: identity,
         direction: transfer.direction,
         moved: transfer.result as u32,
         position,
         sequence,
-        origin: if state.complete == 1 {
-            sequence.wrapping_sub(position as u32)
-        } else {
-            0
-        },
+        origin: state.origins[transfer.direction as usize],
     };
     tls::carries(state, sock, &socket)
 }

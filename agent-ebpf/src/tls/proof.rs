@@ -211,14 +211,21 @@ fn prove(
     matches
 }
 
-/// Plaintext that was reported without addresses has them now.
+/// Plaintext that was reported without addresses has them now. Where the other direction began,
+/// another thread may have seen.
 #[inline(always)]
-fn tell_proven(session: &TlsSession) {
+fn tell_proven(session: &mut TlsSession) {
     let identity = session.identity;
-    let Some(state) = CONNECTIONS.get_ptr_mut(&identity) else {
+    let Some(carrier) = CONNECTIONS.get_ptr_mut(&plaintext_identity(identity)) else {
         return;
     };
-    let Some(carrier) = CONNECTIONS.get_ptr_mut(&plaintext_identity(identity)) else {
+    for (direction, known) in session.origins.iter_mut().enumerate() {
+        if *known == 0 {
+            // SAFETY: a pointer into the map's value, which is read.
+            *known = unsafe { (*carrier).origins[direction] };
+        }
+    }
+    let Some(state) = CONNECTIONS.get_ptr_mut(&identity) else {
         return;
     };
     // SAFETY: pointers into the map's values; wire types, aligned to 8.
