@@ -1,7 +1,7 @@
 //! All connections: bounded, with expiry, and with a list of those whose end is awaited. Pure.
 
 use std::{
-    collections::{BTreeSet, hash_map::Entry},
+    collections::{BTreeSet, VecDeque, hash_map::Entry},
     net::IpAddr,
 };
 
@@ -21,6 +21,10 @@ const IDLE_NS: u64 = 10 * 60 * 1_000_000_000;
 const FIRST_ASK_NS: u64 = 20_000_000;
 const LAST_ASK_NS: u64 = 2_000_000_000;
 
+/// How long the proof of a TLS session's connection may follow the session's first answer: the
+/// program hands it to the socket next, unless it loses its CPU in between.
+const PROOF_NS: u64 = 100_000_000;
+
 /// When to ask the kernel about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ask {
@@ -36,6 +40,8 @@ pub struct Table {
     /// The own ends of clients' connections, and how many have each: as many as there are network
     /// namespaces.
     clients: FxHashMap<(IpAddr, u16), u32>,
+    /// Those that wait for the proof of their connection, and until when.
+    unproven: VecDeque<(u64, ConnectionId)>,
     capacity: usize,
     swept_ns: u64,
 }
@@ -47,6 +53,7 @@ impl Table {
             asks: FxHashMap::default(),
             due: BTreeSet::new(),
             clients: FxHashMap::default(),
+            unproven: VecDeque::new(),
             capacity,
             swept_ns: 0,
         }
@@ -146,6 +153,18 @@ impl Table {
         } else {
             self.forget_ask(id);
         }
+    }
+
+    /// What this TLS session said is read when its connection is proven, or else a little later.
+    pub fn note_unproven(&mut self, id: ConnectionId, now_ns: u64) {
+        let due_ns = now_ns.saturating_add(PROOF_NS);
+        self.unproven.push_back((due_ns, id));
+    }
+
+    /// One that has waited long enough for the proof of its connection.
+    pub fn poll_unproven(&mut self, now_ns: u64) -> Option<ConnectionId> {
+        let due = self.unproven.pop_front_if(|(due_ns, _)| *due_ns <= now_ns);
+        due.map(|(_, id)| id)
     }
 
     /// A connection to ask the kernel about now; it will come again, later each time, until

@@ -523,6 +523,7 @@ impl Connection {
     }
 
     fn end(&mut self, direction: Direction, cause: EndCause, time_ns: u64) {
+        self.handle_unproven();
         let [inbound, outbound] = &mut self.ended;
         let ended = match direction {
             Direction::Inbound => inbound,

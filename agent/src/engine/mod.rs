@@ -395,6 +395,7 @@ impl Engine {
         for id in self.connections.idle(now_ns) {
             self.handle_idle(id, now_ns);
         }
+        self.give_up_proofs(now_ns);
         self.exchanges.handle_tick(now_ns, &mut self.stitcher);
         self.stitcher.handle_tick(now_ns);
         self.finish_spans();
@@ -512,7 +513,7 @@ impl Engine {
             self.commands.push_back(Command::ReadThread(unit));
         }
         if data.plaintext {
-            self.judge_plaintext(id, unit.process);
+            self.note_plaintext(id, unit.process, now_ns);
         }
         self.observe(id);
         self.connections.update_ask(id, now_ns);

@@ -3,7 +3,7 @@
 use super::{Command, Engine};
 use crate::{
     connection::Connection,
-    event::{ConnectionId, Data, PlaintextOpened, ProcessId, Role},
+    event::{ConnectionId, Data, Endpoints, PlaintextOpened, ProcessId, Role},
 };
 
 impl Engine {
@@ -24,23 +24,53 @@ impl Engine {
             self.connections
                 .get_or_insert(id, opened.unit, opened.endpoints, opened.role, now_ns);
         let Some(connection) = connection else { return };
-        connection.handle_plaintext(opened);
+        let is_late = connection.endpoints == Endpoints::Unknown;
         if let Some(opened_ns) = opened_ns {
             connection.handle_opened(opened_ns);
         }
-        self.observe(id);
+        connection.handle_plaintext(opened);
         if opened.role == Role::Client {
             self.connections.note_client(id);
         }
         if self.connections.len() > before {
             self.meet_connection(process);
+        }
+        if self.connections.len() > before || is_late {
             let is_complete = opened.origins != [0; 2];
             self.meet_other_end(id, opened.role, is_complete, opened.endpoints);
+        }
+        self.observe(id);
+        if is_late {
+            self.judge_plaintext(id, process);
+            self.connections.update_ask(id, now_ns);
+        }
+    }
+
+    /// Plaintext was handled.
+    pub(super) fn note_plaintext(&mut self, id: ConnectionId, process: ProcessId, now_ns: u64) {
+        self.judge_plaintext(id, process);
+        let connection = self.connections.get(id);
+        if connection.is_some_and(|connection| connection.waits_for_proof()) {
+            self.connections.note_unproven(id, now_ns);
+        }
+    }
+
+    /// Time passes: what was not proven goes on without.
+    pub(super) fn give_up_proofs(&mut self, now_ns: u64) {
+        while let Some(id) = self.connections.poll_unproven(now_ns) {
+            let Some(connection) = self.connections.get(id) else {
+                continue;
+            };
+            connection.handle_unproven();
+            let process = connection.process;
+            self.judge_plaintext(id, process);
+            self.observe(id);
+            self.connections.update_ask(id, now_ns);
         }
     }
 
     /// Tells whether what a session carries is understood, as soon as that is known.
-    pub(super) fn judge_plaintext(&mut self, id: ConnectionId, process: ProcessId) {
+    fn judge_plaintext(&mut self, id: ConnectionId, process: ProcessId) {
         let connection = self.connections.get(id);
         if let Some(is_understood) = connection.and_then(Connection::take_judgement) {
             let command = Command::NotePlaintext(process, is_understood);

@@ -14,6 +14,9 @@ use crate::{
     span::Kind,
 };
 
+/// Number of the turn that answers the first one.
+const ANSWER: usize = 2;
+
 impl Connection {
     pub(super) fn feed_skipped(&mut self, skipped: Kept, origin: Option<Origin>) {
         if self.has_ended(skipped.direction()) {
@@ -55,17 +58,35 @@ impl Connection {
     }
 
     /// Adds bytes to what is known of the beginning, and asks what it is. A session keeps the ends
-    /// that it began with: plaintext waits for the answer, by when its connection is proven, or
-    /// will not be.
+    /// that it began with: plaintext waits for the proof of its connection, which is what leaves
+    /// the program right behind the answer at the latest.
     fn decide(&mut self, data: &[u8], turn_start: bool, origin: Origin) {
-        const UNTIL_TURN: usize = 2;
-
         let complete = self.complete && !self.has_lost_track;
         let Understanding::Undecided(undecided) = &mut self.understanding else {
             return;
         };
         undecided.add(data, turn_start, origin, complete);
-        if self.endpoints != Endpoints::Unknown || undecided.turns >= UNTIL_TURN {
+        let until = match self.plaintext {
+            Some(_) => ANSWER + 1,
+            None => ANSWER,
+        };
+        let is_known = self.endpoints != Endpoints::Unknown;
+        if is_known || undecided.turns >= until || !undecided.is_worth_more() {
+            self.ask();
+        }
+    }
+
+    /// Whether it was answered, as plaintext whose connection is not proven yet.
+    pub fn waits_for_proof(&self) -> bool {
+        self.endpoints == Endpoints::Unknown
+            && self.plaintext.is_some()
+            && matches!(&self.understanding, Understanding::Undecided(undecided)
+                if undecided.turns >= ANSWER)
+    }
+
+    /// No proof has come.
+    pub fn handle_unproven(&mut self) {
+        if self.waits_for_proof() {
             self.ask();
         }
     }

@@ -21,6 +21,8 @@ const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const CLIENT_PORT: u16 = 50_000;
 const SERVER_PORT: u16 = 8_443;
+/// Longer after an answer than its proof is waited for.
+const LATE_NS: u64 = 200_000_000;
 /// Where the client's direction began.
 const ORIGIN: u32 = 7_000;
 
@@ -160,26 +162,49 @@ fn both_ends_of_a_session_are_joined() {
 }
 
 /// Scenario: a program moves the encrypted bytes itself, so that a request is seen before its
-/// connection is proven. Guarantee: its span has the peer if the proof comes before the answer, and
-/// none, but is there, if it comes later or not at all.
+/// connection is proven. Guarantee: its span has the peer, and is joined to the client's, if the
+/// proof comes before the answer or right behind it; else it has none, but is there.
 #[test]
 fn a_request_waits_for_the_proof_of_its_connection() {
-    let request = CLIENT.data(REQUEST, false, 10);
-    let proof = CLIENT.opened(11);
-    let unproven = CLIENT.data(RESPONSE, false, 20);
-    let proven = CLIENT.data(RESPONSE, true, 20);
+    let request = SERVER.data(REQUEST, false, 20);
+    let answer = |is_known| SERVER.data(RESPONSE, is_known, 30);
     let table = [
-        (vec![request.clone(), proof.clone(), proven], "Int(8443)"),
-        (vec![request.clone(), unproven.clone()], ""),
-        (vec![request, unproven, proof], ""),
+        ([Some(SERVER.opened(25)), Some(answer(true)), None], true),
+        ([Some(answer(false)), Some(SERVER.opened(35)), None], true),
+        ([Some(answer(false)), None, None], false),
+        (
+            [Some(answer(false)), None, Some(SERVER.opened(LATE_NS))],
+            false,
+        ),
     ];
-    for (records, port) in table {
-        let spans = spans(&records);
-        assert_eq!(spans.len(), 1, "{spans:#?}");
-        let span = of(&spans, Kind::Client);
-        assert_eq!(text(span, attribute::NETWORK_PEER_PORT), port);
-        assert_eq!(text(span, attribute::HTTP_RESPONSE_STATUS_CODE), "Int(200)");
-        assert_eq!(text(span, attribute::URL_FULL), "String(\"https://h/a\")");
+    for ([first, second, late], is_proven) in table {
+        let mut engine = Engine::new(Config::default(), Arc::new(SelfMetrics::default()));
+        let begun = [
+            CLIENT.opened(10),
+            CLIENT.data(REQUEST, true, 10),
+            request.clone(),
+        ];
+        for record in begun.into_iter().chain(first).chain(second) {
+            engine.handle_record(&record);
+        }
+        engine.handle_tick(LATE_NS);
+        if let Some(record) = late {
+            engine.handle_record(&record);
+        }
+        engine.handle_record(&CLIENT.data(RESPONSE, true, 40));
+        engine.handle_tick(u64::MAX / 2);
+        let spans = engine.take_spans();
+        assert_eq!(spans.len(), 2, "{spans:#?}");
+        let (client, server) = (of(&spans, Kind::Client), of(&spans, Kind::Server));
+        let port = text(server, attribute::NETWORK_PEER_PORT);
+        assert_eq!(port, if is_proven { "Int(50000)" } else { "" });
+        assert_eq!(server.trace_id == client.trace_id, is_proven);
+        assert_eq!(
+            text(server, attribute::HTTP_RESPONSE_STATUS_CODE),
+            "Int(200)"
+        );
+        assert_eq!(text(server, attribute::URL_PATH), "String(\"/a\")");
+        assert_eq!(text(server, attribute::URL_SCHEME), "String(\"https\")");
     }
 }
 
