@@ -32,10 +32,11 @@ impl Engine {
         if opened.role == Role::Client {
             self.connections.note_client(id);
         }
-        if self.connections.len() > before {
+        let is_new = self.connections.len() > before;
+        if is_new {
             self.meet_connection(process);
         }
-        if self.connections.len() > before || is_late {
+        if is_new || is_late {
             let is_complete = opened.origins != [0; 2];
             self.meet_other_end(id, opened.role, is_complete, opened.endpoints);
         }

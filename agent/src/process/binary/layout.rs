@@ -76,9 +76,12 @@ const ABSENT: u32 = u32::MAX;
 
 /// Minor version, then offsets in the order of [`FIELDS`]. From the debugging information of
 /// programs built by each release, `cargo run -p agent --example go_layouts -- PROGRAM...`; the
-/// structures are in `runtime/runtime2.go` and `net/http/transport.go` of Go's source.
-const TABLE: [(u16, [u32; FIELDS.len()]); 8] = [
+/// structures are in `runtime/runtime2.go` and `net/http/transport.go` of Go's source. Those of 1.18
+/// and 1.20 are computed from there, and up to these fields the same as those of 1.19.
+const TABLE: [(u16, [u32; FIELDS.len()]); 10] = [
+    (18, [48, 152, ABSENT, 192, 208, 224, 384, 80]),
     (19, [48, 152, ABSENT, 192, 208, 224, 384, 80]),
+    (20, [48, 152, ABSENT, 192, 208, 224, 384, 80]),
     (21, [48, 152, 272, 192, 208, 224, 384, 80]),
     (22, [48, 152, 272, 192, 208, 224, 384, 80]),
     (23, [48, 160, 280, 192, 208, 224, 376, 80]),
