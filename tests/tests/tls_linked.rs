@@ -11,7 +11,7 @@ use agent_tests::{
     process::{Process, crate_file, output},
     receiver::Receiver,
     require_root,
-    scene::{Traced, trace_with},
+    scene::{Traced, trace, trace_with},
     temp::TempDir,
     wait::wait_until,
     workload::{
@@ -200,5 +200,61 @@ fn rustls_says_what_is_said_in_plain_text() {
             assert_eq!(server.evidence(), Some("local_wire"), "{server:#?}");
             assert!(tls.parent(&server).is_some(), "{server:#?}");
         }
+    }
+}
+
+/// Starts a program, its last arguments, where nobody else sees its symbols: in a mount namespace,
+/// a file of them at this path.
+const WITH_SYMBOLS: &str = r#"
+    symbols=$1 path=$2; shift 2
+    mkdir --parents /usr/lib/debug
+    mount -t tmpfs none /usr/lib/debug
+    mkdir --parents "$(dirname "$path")"
+    cp "$symbols" "$path"
+    exec "$@"
+"#;
+
+/// A program on rustls without symbols, which are in a file of their own (`objcopy
+/// --only-keep-debug`) in the program's file system, where its build id says: it is captured by
+/// them, and not by those of another program.
+#[test]
+fn symbols_may_be_in_a_file_of_their_own() {
+    require_root!();
+    let pki = Pki::new();
+    let directory = TempDir::new("symbols");
+    let [program, own, others] = ["server", "own", "others"].map(|name| directory.join(name));
+    let separate = |from: &str, to| {
+        let mut objcopy = Command::new("objcopy");
+        output(objcopy.args(["--only-keep-debug", from]).arg(to));
+    };
+    separate(text(&example("rustls_hop")), &own);
+    separate(text(&example("grpc_store")), &others);
+    let mut strip = Command::new("strip");
+    output(strip.arg("-o").arg(&program).arg(example("rustls_hop")));
+    let notes = output(Command::new("readelf").arg("--notes").arg(&program));
+    let id = notes.split_once("Build ID: ").expect("linkers write it").1;
+    let (first, rest) = id.lines().next().expect("hexadecimal").split_at(2);
+    let place = format!("/usr/lib/debug/.build-id/{first}/{rest}.debug");
+
+    for (symbols, is_captured) in [(&own, true), (&others, false)] {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-e", "-c", WITH_SYMBOLS, "sh"]);
+        command.arg(symbols).arg(&place).arg(&program).arg("server");
+        command.arg(pki.server_certificate()).arg(pki.server_key());
+        command.env("OTEL_SERVICE_NAME", "server");
+        command.env_remove("OTEL_RESOURCE_ATTRIBUTES");
+        let mut server = Process::spawn("rustls_hop", &mut command);
+        let port = server.announced_port();
+        let traced = trace(&[server.pid()], || {
+            let mut command = rustls_hop("client");
+            command.arg("http1").arg(pki.authority_certificate());
+            command.arg(Twin::Tls.url(port, "/bytes/7"));
+            output(&mut command);
+        });
+        let servers = traced.of("server", "SERVER");
+        assert_eq!(servers.len(), usize::from(is_captured), "{servers:#?}");
+        let checked = AgentCommand::check().arg("--quick").pid(server.pid()).run();
+        let says_so = checked.stdout.contains("those in its debug file");
+        assert_eq!(says_so, is_captured, "{}", checked.stdout);
     }
 }

@@ -14,7 +14,7 @@ use crate::process::{
         self, GoProgram,
         tls::{self, FoundBy, Library, TlsLibrary},
     },
-    runtime, text,
+    runtime, text, tls_file,
 };
 
 /// What is known of a process's inside.
@@ -65,9 +65,11 @@ const MISSED: [(&str, &str); 6] = [
 const JAVA: &str = "Java's own TLS is compiled while it runs: there is no function to probe";
 const GO: &str = "where crypto/tls of Go has plaintext was not found";
 const STRIPPED: &str = "it is linked into the program, whose symbols were stripped, and its \
-                        functions do not say which they are";
+                        functions do not say which they are; a debug file of the program's \
+                        build id below /usr/lib/debug would";
 const STRIPPED_FOUND: &str =
     ", without symbols: its functions found by what they report errors with";
+const SEPARATE: &str = ", without symbols: its functions found by those in its debug file";
 const RUSTLS: &str = "rustls is linked in without symbols, in a version older than 0.23, or taken \
                       apart by an optimiser: its functions cannot be found";
 
@@ -99,7 +101,7 @@ pub fn look_into(pid: u32) -> Inside {
     };
     let mut found = Vec::new();
     if let Some(file) = &program {
-        let captured = captured(file, &executable);
+        let captured = captured(pid, file, &executable);
         let has_rustls = matches!(&captured, Some(Tls::Captured { library, .. })
             if library.starts_with(Library::Rustls.name()));
         if captured.is_none()
@@ -123,7 +125,7 @@ pub fn look_into(pid: u32) -> Inside {
         } else if tls::is_library_name(name)
             && let Ok(file) = File::open(format!("/proc/{pid}/map_files/{range}"))
         {
-            found.extend(captured(&ReadCache::new(file), path));
+            found.extend(captured(pid, &ReadCache::new(file), path));
         }
     }
     if found.is_empty() {
@@ -142,16 +144,18 @@ fn missed(what: &str, reason: &'static str) -> Tls {
     }
 }
 
-fn captured(file: &ReadCache<File>, path: &str) -> Option<Tls> {
-    let found = tls::find(file).ok().flatten()?;
+fn captured(pid: u32, file: &ReadCache<File>, path: &str) -> Option<Tls> {
+    let found = tls_file::library(pid, file).ok().flatten()?;
     let TlsLibrary {
         library, points, ..
     } = &found;
     let version = tls::version(file, *library);
     let mut library = version.unwrap_or_else(|| library.name().to_owned());
-    if found.found_by == FoundBy::Reports {
-        library.push_str(STRIPPED_FOUND);
-    }
+    library.push_str(match found.found_by {
+        FoundBy::Symbols => "",
+        FoundBy::SeparateSymbols => SEPARATE,
+        FoundBy::Reports => STRIPPED_FOUND,
+    });
     Some(Tls::Captured {
         file: path.to_owned(),
         library,

@@ -23,7 +23,7 @@ use crate::{
     kernel::tls::{ProbesId, TlsHooks},
     process::{
         binary::tls::{self, FoundBy, TlsLibrary},
-        text,
+        text, tls_file,
     },
 };
 
@@ -50,7 +50,8 @@ const TRIGGER_NS: u64 = 1_000_000_000;
 /// Sessions of a library found without symbols that carry nothing of ours, before its probes go.
 const OPAQUE_SESSIONS: u32 = 16;
 
-/// Whether functions that were found without symbols are what they were taken for.
+/// Whether functions that were found without symbols of the file's own are what they were taken
+/// for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trial {
     /// With the sessions so far that carried nothing of ours.
@@ -63,7 +64,7 @@ impl Trial {
     const fn of(found_by: FoundBy) -> Self {
         match found_by {
             FoundBy::Symbols => Self::Over,
-            FoundBy::Reports => Self::Pending(0),
+            FoundBy::SeparateSymbols | FoundBy::Reports => Self::Pending(0),
         }
     }
 
@@ -259,7 +260,7 @@ impl Libraries {
             detach(&mut self.hooks, known);
             self.probed.remove(&content.file);
         }
-        match read(path) {
+        match read(pid, path) {
             Ok(Some(library)) => {
                 let file = fs::read_link(path).unwrap_or_else(|_| path.to_owned());
                 let file = file.display().to_string();
@@ -339,9 +340,9 @@ fn mapped(pid: u32) -> Vec<(PathBuf, Content)> {
     files
 }
 
-fn read(path: &Path) -> Result<Option<TlsLibrary>> {
+fn read(pid: u32, path: &Path) -> Result<Option<TlsLibrary>> {
     let file = File::open(path).context("cannot open it")?;
-    Ok(tls::find(&ReadCache::new(file))?)
+    tls_file::library(pid, &ReadCache::new(file))
 }
 
 #[cfg(test)]

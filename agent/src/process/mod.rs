@@ -1,7 +1,8 @@
 //! Which processes to watch, and what is known of each.
 //!
 //! [`text`] reads the files of `/proc` as text, [`watch`] is the edge that opens them, [`select`]
-//! decides, and [`table`] remembers. [`injectable`] says whose requests may get headers.
+//! decides, and [`table`] remembers. [`injectable`] says whose requests may get headers. What a
+//! program's file says is in [`binary`]; [`tls_file`] is the edge that opens it and its symbols.
 
 pub mod binary;
 pub mod injectable;
@@ -10,6 +11,7 @@ pub mod runtime;
 pub mod select;
 pub mod table;
 pub mod text;
+pub mod tls_file;
 pub mod watch;
 
 use std::path::PathBuf;

@@ -4,7 +4,7 @@
 use super::{Finding, Source};
 
 /// Files and folders below `agent/src` that do I/O or read the clock.
-const EDGES: [&str; 9] = [
+const EDGES: [&str; 10] = [
     "check",
     "config",
     "export",
@@ -12,6 +12,7 @@ const EDGES: [&str; 9] = [
     "launch",
     "main",
     "pipeline",
+    "process/tls_file",
     "process/watch",
     "status",
 ];

@@ -1,12 +1,14 @@
 //! Functions of TLS libraries in a library's or program's file, and the probes they get. Pure.
 //!
 //! A function is found by its symbol. A file that links the library statically and was stripped has
-//! none; there those of OpenSSL 3 and `BoringSSL` are found by what they say of themselves
-//! ([`stripped`], [`boringssl`]).
+//! none; there a separate file of the same build id may have them ([`separate`]), or those of
+//! OpenSSL 3 and `BoringSSL` are found by what they say of themselves ([`stripped`],
+//! [`boringssl`]).
 
 mod boringssl;
 mod code;
 mod rustls;
+pub mod separate;
 mod stripped;
 
 use memchr::memmem;
@@ -96,6 +98,8 @@ pub struct TlsLibrary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundBy {
     Symbols,
+    /// By symbols in a file of their own.
+    SeparateSymbols,
     /// By what they report errors with.
     Reports,
 }
@@ -116,17 +120,20 @@ pub fn find<'data, R: ReadRef<'data>>(data: R) -> Result<Option<TlsLibrary>, Unr
             }));
         }
     }
-    if let Some(points) = find_rustls(&file)? {
+    if let Some(probes) = find_rustls(&file)? {
         return Ok(Some(TlsLibrary {
             library: Library::Rustls,
             found_by: FoundBy::Symbols,
-            points,
+            points: points_of(&file, &probes)?,
         }));
     }
     find_stripped(data, &file)
 }
 
-fn find_rustls<'data, R: ReadRef<'data>>(file: &Elf<R>) -> Result<Option<Vec<Point>>, Unreadable> {
+/// eBPF programs and the addresses where they belong.
+type Probes = Vec<(&'static str, u64)>;
+
+fn find_rustls<'data, R: ReadRef<'data>>(file: &Elf<R>) -> Result<Option<Probes>, Unreadable> {
     let Some((symbols, names)) = symbols(file, ".symtab", ".strtab")? else {
         return Ok(None);
     };
@@ -138,10 +145,7 @@ fn find_rustls<'data, R: ReadRef<'data>>(file: &Elf<R>) -> Result<Option<Vec<Poi
         let end = memchr::memchr(0, name).unwrap_or(name.len());
         found.note(name.get(..end).unwrap_or_default(), address);
     }
-    let Some(probes) = found.probes() else {
-        return Ok(None);
-    };
-    points_of(file, &probes).map(Some)
+    Ok(found.probes())
 }
 
 /// Where in the file these eBPF programs belong.
