@@ -1,6 +1,7 @@
 //! Inside TLS where the library is part of the program: OpenSSL in one without symbols, and rustls.
 
 use std::{
+    fs,
     io::Write as _,
     process::{Command, Stdio},
 };
@@ -11,7 +12,7 @@ use agent_tests::{
     process::{Process, crate_file, output},
     receiver::Receiver,
     require_root,
-    scene::{Traced, trace, trace_with},
+    scene::{Traced, trace_with},
     temp::TempDir,
     wait::wait_until,
     workload::{
@@ -203,58 +204,67 @@ fn rustls_says_what_is_said_in_plain_text() {
     }
 }
 
-/// Starts a program, its last arguments, where nobody else sees its symbols: in a mount namespace,
-/// a file of them at this path.
-const WITH_SYMBOLS: &str = r#"
-    symbols=$1 path=$2; shift 2
-    mkdir --parents /usr/lib/debug
-    mount -t tmpfs none /usr/lib/debug
-    mkdir --parents "$(dirname "$path")"
-    cp "$symbols" "$path"
-    exec "$@"
-"#;
-
 /// A program on rustls without symbols, which are in a file of their own (`objcopy
-/// --only-keep-debug`) in the program's file system, where its build id says: it is captured by
-/// them, and not by those of another program.
+/// --only-keep-debug`) where its build id says: it is captured by them, and neither by another
+/// program's under its build id, nor by its own under another's.
 #[test]
 fn symbols_may_be_in_a_file_of_their_own() {
+    const NOTE: &str = ".note.gnu.build-id";
+
     require_root!();
     let pki = Pki::new();
     let directory = TempDir::new("symbols");
-    let [program, own, others] = ["server", "own", "others"].map(|name| directory.join(name));
-    let separate = |from: &str, to| {
-        let mut objcopy = Command::new("objcopy");
-        output(objcopy.args(["--only-keep-debug", from]).arg(to));
-    };
-    separate(text(&example("rustls_hop")), &own);
-    separate(text(&example("grpc_store")), &others);
+    let [program, own, others, place] =
+        ["server", "own", "others", "place"].map(|name| directory.join(name));
+    let objcopy = |arguments: &[&str]| output(Command::new("objcopy").args(arguments));
+    for (name, symbols) in [("rustls_hop", &own), ("grpc_store", &others)] {
+        let example = example(name);
+        objcopy(&["--only-keep-debug", text(&example), text(symbols)]);
+        let note = format!("{NOTE}={}.id", text(symbols));
+        objcopy(&["--dump-section", &note, text(&example), "/dev/null"]);
+    }
+    // Each with the other's build id.
+    for (symbols, id) in [(&own, &others), (&others, &own)] {
+        let note = format!("{NOTE}={}.id", text(id));
+        let exchanged = format!("{}.exchanged", text(symbols));
+        objcopy(&["--update-section", &note, text(symbols), &exchanged]);
+    }
     let mut strip = Command::new("strip");
     output(strip.arg("-o").arg(&program).arg(example("rustls_hop")));
     let notes = output(Command::new("readelf").arg("--notes").arg(&program));
     let id = notes.split_once("Build ID: ").expect("linkers write it").1;
     let (first, rest) = id.lines().next().expect("hexadecimal").split_at(2);
-    let place = format!("/usr/lib/debug/.build-id/{first}/{rest}.debug");
+    let below = place.join(".build-id").join(first);
+    fs::create_dir_all(&below).expect("a directory");
 
-    for (symbols, is_captured) in [(&own, true), (&others, false)] {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-e", "-c", WITH_SYMBOLS, "sh"]);
-        command.arg(symbols).arg(&place).arg(&program).arg("server");
-        command.arg(pki.server_certificate()).arg(pki.server_key());
-        command.env("OTEL_SERVICE_NAME", "server");
-        command.env_remove("OTEL_RESOURCE_ATTRIBUTES");
-        let mut server = Process::spawn("rustls_hop", &mut command);
-        let port = server.announced_port();
-        let traced = trace(&[server.pid()], || {
+    let mut command = Command::new(&program);
+    command.arg("server");
+    command.arg(pki.server_certificate()).arg(pki.server_key());
+    command.env("OTEL_SERVICE_NAME", "server");
+    command.env_remove("OTEL_RESOURCE_ATTRIBUTES");
+    let mut server = Process::spawn("rustls_hop", &mut command);
+    let port = server.announced_port();
+    for (symbols, is_captured) in [
+        ("own", true),
+        ("own.exchanged", false),
+        ("others.exchanged", false),
+    ] {
+        fs::copy(directory.join(symbols), below.join(format!("{rest}.debug"))).expect("a copy");
+        let told = |agent: AgentCommand| {
+            let agent = agent.env("EBPF_AGENT_DEBUG_FILE_DIRECTORY", &place);
+            agent.pid(server.pid())
+        };
+        let traced = trace_with(told, || {
             let mut command = rustls_hop("client");
             command.arg("http1").arg(pki.authority_certificate());
             command.arg(Twin::Tls.url(port, "/bytes/7"));
             output(&mut command);
         });
         let servers = traced.of("server", "SERVER");
-        assert_eq!(servers.len(), usize::from(is_captured), "{servers:#?}");
-        let checked = AgentCommand::check().arg("--quick").pid(server.pid()).run();
+        let expected = usize::from(is_captured);
+        assert_eq!(servers.len(), expected, "{symbols}: {servers:#?}");
+        let checked = told(AgentCommand::check().arg("--quick")).run();
         let says_so = checked.stdout.contains("those in its debug file");
-        assert_eq!(says_so, is_captured, "{}", checked.stdout);
+        assert_eq!(says_so, is_captured, "{symbols}: {}", checked.stdout);
     }
 }

@@ -65,8 +65,9 @@ const MISSED: [(&str, &str); 6] = [
 const JAVA: &str = "Java's own TLS is compiled while it runs: there is no function to probe";
 const GO: &str = "where crypto/tls of Go has plaintext was not found";
 const STRIPPED: &str = "it is linked into the program, whose symbols were stripped, and its \
-                        functions do not say which they are; a debug file of the program's \
-                        build id below /usr/lib/debug would";
+                        functions do not say which they are; the debug file of its build id \
+                        would, below EBPF_AGENT_DEBUG_FILE_DIRECTORY (/usr/lib/debug) when the \
+                        agent starts";
 const STRIPPED_FOUND: &str =
     ", without symbols: its functions found by what they report errors with";
 const SEPARATE: &str = ", without symbols: its functions found by those in its debug file";
@@ -101,7 +102,7 @@ pub fn look_into(pid: u32) -> Inside {
     };
     let mut found = Vec::new();
     if let Some(file) = &program {
-        let captured = captured(pid, file, &executable);
+        let captured = captured(file, &executable);
         let has_rustls = matches!(&captured, Some(Tls::Captured { library, .. })
             if library.starts_with(Library::Rustls.name()));
         if captured.is_none()
@@ -125,7 +126,7 @@ pub fn look_into(pid: u32) -> Inside {
         } else if tls::is_library_name(name)
             && let Ok(file) = File::open(format!("/proc/{pid}/map_files/{range}"))
         {
-            found.extend(captured(pid, &ReadCache::new(file), path));
+            found.extend(captured(&ReadCache::new(file), path));
         }
     }
     if found.is_empty() {
@@ -144,8 +145,8 @@ fn missed(what: &str, reason: &'static str) -> Tls {
     }
 }
 
-fn captured(pid: u32, file: &ReadCache<File>, path: &str) -> Option<Tls> {
-    let found = tls_file::library(pid, file).ok().flatten()?;
+fn captured(file: &ReadCache<File>, path: &str) -> Option<Tls> {
+    let found = tls_file::library(file).ok().flatten()?;
     let TlsLibrary {
         library, points, ..
     } = &found;

@@ -1,7 +1,7 @@
 //! All connections: bounded, with expiry, and with a list of those whose end is awaited. Pure.
 
 use std::{
-    collections::{BTreeSet, VecDeque, hash_map::Entry},
+    collections::{BTreeSet, hash_map::Entry},
     net::IpAddr,
 };
 
@@ -40,8 +40,9 @@ pub struct Table {
     /// The own ends of clients' connections, and how many have each: as many as there are network
     /// namespaces.
     clients: FxHashMap<(IpAddr, u16), u32>,
-    /// Those that wait for the proof of their connection, and until when.
-    unproven: VecDeque<(u64, ConnectionId)>,
+    /// By the thread that answered: TLS sessions that wait for the proof of their connection, and
+    /// until when.
+    unproven: FxHashMap<Unit, (u64, ConnectionId)>,
     capacity: usize,
     swept_ns: u64,
 }
@@ -53,7 +54,7 @@ impl Table {
             asks: FxHashMap::default(),
             due: BTreeSet::new(),
             clients: FxHashMap::default(),
-            unproven: VecDeque::new(),
+            unproven: FxHashMap::default(),
             capacity,
             swept_ns: 0,
         }
@@ -156,15 +157,30 @@ impl Table {
     }
 
     /// What this TLS session said is read when its connection is proven, or else a little later.
-    pub fn note_unproven(&mut self, id: ConnectionId, now_ns: u64) {
+    pub fn note_unproven(&mut self, unit: Unit, id: ConnectionId, now_ns: u64) {
         let due_ns = now_ns.saturating_add(PROOF_NS);
-        self.unproven.push_back((due_ns, id));
+        self.unproven.entry(unit).or_insert((due_ns, id));
     }
 
-    /// One that has waited long enough for the proof of its connection.
-    pub fn poll_unproven(&mut self, now_ns: u64) -> Option<ConnectionId> {
-        let due = self.unproven.pop_front_if(|(due_ns, _)| *due_ns <= now_ns);
-        due.map(|(_, id)| id)
+    /// The session whose proof this thread has not sent, and will not: it goes on with another
+    /// connection.
+    pub fn take_unproven(&mut self, unit: Unit, id: ConnectionId) -> Option<ConnectionId> {
+        if self.unproven.is_empty() {
+            return None;
+        }
+        let (_, held) = *self.unproven.get(&unit)?;
+        let goes_on = id != held && id != held.carrier();
+        goes_on
+            .then(|| self.unproven.remove(&unit))
+            .flatten()
+            .map(|(_, id)| id)
+    }
+
+    /// Sessions that have waited long enough for the proof of their connection, where what was
+    /// recorded until now has been handled.
+    pub fn overdue_unproven(&mut self, now_ns: u64) -> Vec<ConnectionId> {
+        let due = self.unproven.extract_if(|_, (due_ns, _)| *due_ns <= now_ns);
+        due.map(|(_, (_, id))| id).collect()
     }
 
     /// A connection to ask the kernel about now; it will come again, later each time, until

@@ -56,7 +56,8 @@ pub struct Plaintext {
     /// TCP sequence numbers at which its directions began, inbound and outbound: with a position
     /// in the plaintext they make a number that both ends of the session know. 0 where they do not.
     pub origins: [u32; 2],
-    /// Whether it is one of our protocols was told.
+    /// It is, or was, one of our protocols; whether that was told.
+    is_understood: bool,
     is_judged: bool,
 }
 
@@ -512,6 +513,7 @@ impl Connection {
     }
 
     fn end_both(&mut self, cause: EndCause, at_ns: u64) {
+        self.handle_unproven();
         let order = if self.remote_closed_first {
             [Direction::Inbound, Direction::Outbound]
         } else {
@@ -523,7 +525,9 @@ impl Connection {
     }
 
     fn end(&mut self, direction: Direction, cause: EndCause, time_ns: u64) {
-        self.handle_unproven();
+        if self.waits_for_proof() {
+            self.handle_unproven();
+        }
         let [inbound, outbound] = &mut self.ended;
         let ended = match direction {
             Direction::Inbound => inbound,

@@ -92,6 +92,11 @@ impl Engine {
         let Some(connection) = self.connections.get(id) else {
             return;
         };
+        let process = connection.process;
+        self.judge_plaintext(id, process);
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
         // What was not recognised, because its beginning was lost, may have been HTTP/2.
         let known = match connection.highest_stream() {
             None if connection.is_complete() && !connection.is_multiplexed() => Some(0),

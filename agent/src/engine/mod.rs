@@ -444,6 +444,7 @@ impl Engine {
 
     fn handle_data(&mut self, data: &Data<'_>, now_ns: u64) {
         let (id, unit) = (data.connection, data.unit);
+        self.settle_unproven(unit, id, now_ns);
         if self
             .connections
             .get(id)
@@ -513,7 +514,7 @@ impl Engine {
             self.commands.push_back(Command::ReadThread(unit));
         }
         if data.plaintext {
-            self.note_plaintext(id, unit.process, now_ns);
+            self.note_plaintext(id, unit, now_ns);
         }
         self.observe(id);
         self.connections.update_ask(id, now_ns);

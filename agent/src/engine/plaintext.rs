@@ -3,8 +3,11 @@
 use super::{Command, Engine};
 use crate::{
     connection::Connection,
-    event::{ConnectionId, Data, Endpoints, PlaintextOpened, ProcessId, Role},
+    event::{ConnectionId, Data, Endpoints, PlaintextOpened, ProcessId, Role, Unit},
 };
+
+/// How long after it was recorded what happened is handled, at most, when nothing else tells.
+const LAG_NS: u64 = 1_000_000_000;
 
 impl Engine {
     /// A TLS session is known to travel on a connection; its plaintext follows.
@@ -48,30 +51,42 @@ impl Engine {
     }
 
     /// Plaintext was handled.
-    pub(super) fn note_plaintext(&mut self, id: ConnectionId, process: ProcessId, now_ns: u64) {
-        self.judge_plaintext(id, process);
+    pub(super) fn note_plaintext(&mut self, id: ConnectionId, unit: Unit, now_ns: u64) {
+        self.judge_plaintext(id, unit.process);
         let connection = self.connections.get(id);
         if connection.is_some_and(|connection| connection.waits_for_proof()) {
-            self.connections.note_unproven(id, now_ns);
+            self.connections.note_unproven(unit, id, now_ns);
         }
     }
 
-    /// Time passes: what was not proven goes on without.
-    pub(super) fn give_up_proofs(&mut self, now_ns: u64) {
-        while let Some(id) = self.connections.poll_unproven(now_ns) {
-            let Some(connection) = self.connections.get(id) else {
-                continue;
-            };
-            connection.handle_unproven();
-            let process = connection.process;
-            self.judge_plaintext(id, process);
-            self.observe(id);
-            self.connections.update_ask(id, now_ns);
+    /// A thread is about to go on with this connection: what it did before comes first.
+    pub(super) fn settle_unproven(&mut self, unit: Unit, id: ConnectionId, now_ns: u64) {
+        if let Some(held) = self.connections.take_unproven(unit, id) {
+            self.give_up_proof(held, now_ns);
         }
+    }
+
+    /// Time passes: what was not proven goes on without. Records may be behind by [`LAG_NS`].
+    pub(super) fn give_up_proofs(&mut self, now_ns: u64) {
+        let handled_ns = self.latest_ns.max(now_ns.saturating_sub(LAG_NS));
+        for id in self.connections.overdue_unproven(handled_ns) {
+            self.give_up_proof(id, now_ns);
+        }
+    }
+
+    fn give_up_proof(&mut self, id: ConnectionId, now_ns: u64) {
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
+        connection.handle_unproven();
+        let process = connection.process;
+        self.judge_plaintext(id, process);
+        self.observe(id);
+        self.connections.update_ask(id, now_ns);
     }
 
     /// Tells whether what a session carries is understood, as soon as that is known.
-    fn judge_plaintext(&mut self, id: ConnectionId, process: ProcessId) {
+    pub(super) fn judge_plaintext(&mut self, id: ConnectionId, process: ProcessId) {
         let connection = self.connections.get(id);
         if let Some(is_understood) = connection.and_then(Connection::take_judgement) {
             let command = Command::NotePlaintext(process, is_understood);

@@ -11,11 +11,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use object::read::ReadCache;
 
 use super::programs::{Content, FileId};
@@ -56,7 +56,7 @@ const OPAQUE_SESSIONS: u32 = 16;
 enum Trial {
     /// With the sessions so far that carried nothing of ours.
     Pending(u32),
-    /// One carried a protocol of ours; symbols are as good.
+    /// One carried a protocol of ours; the file's own symbols are as good.
     Over,
 }
 
@@ -260,7 +260,7 @@ impl Libraries {
             detach(&mut self.hooks, known);
             self.probed.remove(&content.file);
         }
-        match read(pid, path) {
+        match read(path) {
             Ok(Some(library)) => {
                 let file = fs::read_link(path).unwrap_or_else(|_| path.to_owned());
                 let file = file.display().to_string();
@@ -340,9 +340,8 @@ fn mapped(pid: u32) -> Vec<(PathBuf, Content)> {
     files
 }
 
-fn read(pid: u32, path: &Path) -> Result<Option<TlsLibrary>> {
-    let file = File::open(path).context("cannot open it")?;
-    tls_file::library(pid, &ReadCache::new(file))
+fn read(path: &Path) -> Result<Option<TlsLibrary>> {
+    tls_file::library(&ReadCache::new(tls_file::open(path)?))
 }
 
 #[cfg(test)]

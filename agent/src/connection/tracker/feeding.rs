@@ -58,35 +58,41 @@ impl Connection {
     }
 
     /// Adds bytes to what is known of the beginning, and asks what it is. A session keeps the ends
-    /// that it began with: plaintext waits for the proof of its connection, which is what leaves
-    /// the program right behind the answer at the latest.
+    /// that it began with: plaintext waits for the answer, by when its connection is proven, or
+    /// for what proves it behind that.
     fn decide(&mut self, data: &[u8], turn_start: bool, origin: Origin) {
         let complete = self.complete && !self.has_lost_track;
         let Understanding::Undecided(undecided) = &mut self.understanding else {
             return;
         };
         undecided.add(data, turn_start, origin, complete);
-        let until = match self.plaintext {
-            Some(_) => ANSWER + 1,
-            None => ANSWER,
-        };
         let is_known = self.endpoints != Endpoints::Unknown;
-        if is_known || undecided.turns >= until || !undecided.is_worth_more() {
+        let is_full = undecided.turns > ANSWER || !undecided.is_worth_more();
+        let is_answered = undecided.turns >= ANSWER;
+        if is_known || is_full || (is_answered && !self.waits_for_proof()) {
             self.ask();
         }
     }
 
-    /// Whether it was answered, as plaintext whose connection is not proven yet.
+    /// Whether it is plaintext of a server that has answered and whose connection is not proven
+    /// yet: what leaves right behind the answer may prove it. Of a client the request would have
+    /// done so, and a session older than the agent is never proven.
     pub fn waits_for_proof(&self) -> bool {
-        self.endpoints == Endpoints::Unknown
-            && self.plaintext.is_some()
-            && matches!(&self.understanding, Understanding::Undecided(undecided)
-                if undecided.turns >= ANSWER)
+        let Understanding::Undecided(undecided) = &self.understanding else {
+            return false;
+        };
+        let first = undecided.kept.first().map(Kept::direction);
+        self.plaintext.is_some()
+            && self.endpoints == Endpoints::Unknown
+            && self.complete
+            && !self.has_lost_track
+            && undecided.turns == ANSWER
+            && first == Some(Direction::Inbound)
     }
 
-    /// No proof has come.
+    /// No proof comes any more.
     pub fn handle_unproven(&mut self) {
-        if self.waits_for_proof() {
+        if self.plaintext.is_some() && self.endpoints == Endpoints::Unknown {
             self.ask();
         }
     }
@@ -113,6 +119,9 @@ impl Connection {
                     Kind::Client => Role::Client,
                 };
                 self.is_multiplexed = protocol.is_multiplexed;
+                if let Some(plaintext) = &mut self.plaintext {
+                    plaintext.is_understood = true;
+                }
                 self.understanding = Understanding::Speaks {
                     session: (protocol.session)(self.endpoint(kind)),
                     kind,

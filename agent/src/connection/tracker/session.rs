@@ -42,12 +42,12 @@ impl Connection {
 
     /// Whether what a TLS session carries is one of our protocols, as soon as that is known; once.
     pub fn take_judgement(&mut self) -> Option<bool> {
-        let is_understood = match self.understanding {
-            Understanding::Undecided(_) => return None,
-            Understanding::Speaks { .. } => true,
-            Understanding::Opaque => false,
-        };
+        if matches!(self.understanding, Understanding::Undecided(_)) {
+            return None;
+        }
         let plaintext = self.plaintext.as_mut()?;
+        // Of one that is over nothing else is known.
+        let is_understood = plaintext.is_understood;
         let was_judged = std::mem::replace(&mut plaintext.is_judged, true);
         (!was_judged).then_some(is_understood)
     }

@@ -22,7 +22,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const CLIENT_PORT: u16 = 50_000;
 const SERVER_PORT: u16 = 8_443;
 /// Longer after an answer than its proof is waited for.
-const LATE_NS: u64 = 200_000_000;
+const LATE_NS: u64 = 2_000_000_000;
 /// Where the client's direction began.
 const ORIGIN: u32 = 7_000;
 
@@ -161,30 +161,32 @@ fn both_ends_of_a_session_are_joined() {
     }
 }
 
-/// Scenario: a program moves the encrypted bytes itself, so that a request is seen before its
-/// connection is proven. Guarantee: its span has the peer, and is joined to the client's, if the
-/// proof comes before the answer or right behind it; else it has none, but is there.
+/// Scenario: a program moves the encrypted bytes itself, so that a server's request is seen before
+/// its connection is proven. Guarantee: its span has the peer, and is joined to the client's, if
+/// the proof comes before the answer or right behind it; else it has none, but is there.
 #[test]
 fn a_request_waits_for_the_proof_of_its_connection() {
     let request = SERVER.data(REQUEST, false, 20);
     let answer = |is_known| SERVER.data(RESPONSE, is_known, 30);
+    let elsewhere = End {
+        carrier: 3,
+        ..SERVER
+    };
+    let goes_on = in_plain_text(&elsewhere.data(REQUEST, true, 32));
+    let proof = |time_ns| Some(SERVER.opened(time_ns));
     let table = [
-        ([Some(SERVER.opened(25)), Some(answer(true)), None], true),
-        ([Some(answer(false)), Some(SERVER.opened(35)), None], true),
+        ([proof(25), Some(answer(true)), None], true),
+        ([Some(answer(false)), proof(35), None], true),
         ([Some(answer(false)), None, None], false),
-        (
-            [Some(answer(false)), None, Some(SERVER.opened(LATE_NS))],
-            false,
-        ),
+        ([Some(answer(false)), None, proof(LATE_NS)], false),
+        // The thread does something else before: that is not the proof of this one.
+        ([Some(answer(false)), Some(goes_on), proof(35)], false),
     ];
     for ([first, second, late], is_proven) in table {
         let mut engine = Engine::new(Config::default(), Arc::new(SelfMetrics::default()));
-        let begun = [
-            CLIENT.opened(10),
-            CLIENT.data(REQUEST, true, 10),
-            request.clone(),
-        ];
-        for record in begun.into_iter().chain(first).chain(second) {
+        let client = [CLIENT.opened(10), CLIENT.data(REQUEST, true, 10)];
+        let begun = client.into_iter().chain([request.clone()]);
+        for record in begun.chain(first).chain(second) {
             engine.handle_record(&record);
         }
         engine.handle_tick(LATE_NS);
@@ -194,7 +196,6 @@ fn a_request_waits_for_the_proof_of_its_connection() {
         engine.handle_record(&CLIENT.data(RESPONSE, true, 40));
         engine.handle_tick(u64::MAX / 2);
         let spans = engine.take_spans();
-        assert_eq!(spans.len(), 2, "{spans:#?}");
         let (client, server) = (of(&spans, Kind::Client), of(&spans, Kind::Server));
         let port = text(server, attribute::NETWORK_PEER_PORT);
         assert_eq!(port, if is_proven { "Int(50000)" } else { "" });
@@ -208,12 +209,67 @@ fn a_request_waits_for_the_proof_of_its_connection() {
     }
 }
 
+/// Scenario: a client's request is seen before its connection is proven, or a session is older than
+/// the agent. Guarantee: its answer is the last that is waited for, so that what the thread does
+/// next is known to come later; a proof behind it is none.
+#[test]
+fn whose_answer_proves_nothing_does_not_wait() {
+    let older = |bytes, time_ns| {
+        let record = SERVER.data(bytes, false, time_ns);
+        with_flags(&record, |flags| flags & !flags::COMPLETE)
+    };
+    let client = |is_known| CLIENT.data(RESPONSE, is_known, 20);
+    let request = || CLIENT.data(REQUEST, false, 10);
+    let table = [
+        (
+            vec![request(), CLIENT.opened(11), client(true)],
+            "Int(8443)",
+        ),
+        (vec![request(), client(false)], ""),
+        (vec![request(), client(false), CLIENT.opened(21)], ""),
+        (vec![older(REQUEST, 10), older(RESPONSE, 20)], ""),
+        (
+            vec![older(REQUEST, 10), older(RESPONSE, 20), SERVER.opened(21)],
+            "",
+        ),
+    ];
+    for (records, port) in table {
+        let mut engine = Engine::new(Config::default(), Arc::new(SelfMetrics::default()));
+        for record in &records {
+            engine.handle_record(record);
+        }
+        engine.handle_tick(400_000_000);
+        let spans = engine.take_spans();
+        assert_eq!(spans.len(), 1, "{spans:#?}");
+        let [span] = spans.as_slice() else { return };
+        assert_eq!(text(span, attribute::NETWORK_PEER_PORT), port);
+        assert_eq!(text(span, attribute::HTTP_RESPONSE_STATUS_CODE), "Int(200)");
+    }
+}
+
+/// Scenario: a session ends right behind its first answer, without a proof. Guarantee: its span is
+/// there, and what was understood is judged before it is forgotten.
+#[test]
+fn a_session_that_ends_is_not_waited_for() {
+    let mut engine = Engine::new(Config::default(), Arc::new(SelfMetrics::default()));
+    engine.handle_record(&SERVER.data(REQUEST, false, 20));
+    engine.handle_record(&SERVER.data(RESPONSE, false, 30));
+    engine.handle_shutdown(40);
+    assert_eq!(engine.take_spans().len(), 1);
+    let mut commands = std::iter::from_fn(|| engine.poll_command());
+    assert!(commands.any(|command| matches!(command, Command::NotePlaintext(_, true))));
+}
+
 /// The record as it is where no TLS library is between.
 fn in_plain_text(record: &[u8]) -> Vec<u8> {
+    with_flags(record, |flags| flags & !flags::PLAINTEXT)
+}
+
+fn with_flags(record: &[u8], change: impl Fn(u16) -> u16) -> Vec<u8> {
     let (mut head, rest) = zerocopy::FromBytes::read_from_prefix(record)
         .map(|(head, rest): (SocketData, &[u8])| (head, rest.to_vec()))
         .expect("a whole record");
-    head.flags &= !flags::PLAINTEXT;
+    head.flags = change(head.flags);
     [head.as_bytes(), &rest].concat()
 }
 

@@ -111,7 +111,7 @@ pub fn find<'data, R: ReadRef<'data>>(data: R) -> Result<Option<TlsLibrary>, Unr
     for (table, names) in [(".dynsym", ".dynstr"), (".symtab", ".strtab")] {
         look_up(&file, table, names, &mut found)?;
         if let Some(library) = library(&found) {
-            let points = points(&file, &found);
+            let points = points_of(&file, &probes(&found))?;
             let found_by = FoundBy::Symbols;
             return Ok(Some(TlsLibrary {
                 library,
@@ -198,15 +198,13 @@ fn library(found: &[Option<u64>]) -> Option<Library> {
         .map(|(library, _)| *library)
 }
 
-fn points<'data, R: ReadRef<'data>>(file: &Elf<R>, found: &[Option<u64>]) -> Vec<Point> {
-    let offsets = FUNCTIONS
-        .iter()
-        .zip(found)
-        .filter_map(|(function, address)| Some((function, file.file_offset((*address)?)?)));
-    offsets
-        .flat_map(|(function, offset)| {
-            let point = move |program: &&'static str| Point { program, offset };
-            function.programs.iter().map(point)
+fn probes(found: &[Option<u64>]) -> Probes {
+    let functions = FUNCTIONS.iter().zip(found);
+    let functions = functions.filter_map(|(function, address)| Some((function, (*address)?)));
+    functions
+        .flat_map(|(function, address)| {
+            let probe = move |program: &&'static str| (*program, address);
+            function.programs.iter().map(probe)
         })
         .collect()
 }
