@@ -61,3 +61,24 @@ fn by_separate_symbols(file: &ReadCache<File>) -> Option<TlsLibrary> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    /// What would block whoever opens it, and what is no file at all, is refused at once.
+    #[test]
+    fn only_files_are_opened() {
+        let directory = env::temp_dir().join(format!("tls-file-{}", std::process::id()));
+        fs::create_dir(&directory).expect("a directory");
+        let (fifo, file) = (directory.join("fifo"), directory.join("file"));
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).expect("a FIFO");
+        fs::write(&file, "x").expect("a file");
+        let opened =
+            [&fifo, &directory, &directory.join("none"), &file].map(|path| open(path).is_ok());
+        fs::remove_dir_all(&directory).expect("it is ours");
+        assert_eq!(opened, [false, false, false, true]);
+    }
+}
