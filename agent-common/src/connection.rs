@@ -74,6 +74,18 @@ wire! {
     }
 }
 
+impl ConnectionState {
+    /// Bytes that have flowed in this direction.
+    #[inline]
+    #[must_use]
+    pub const fn position(&self, direction: Direction) -> u64 {
+        match direction {
+            Direction::Inbound => self.inbound.position,
+            Direction::Outbound => self.outbound.position,
+        }
+    }
+}
+
 /// What the bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -50,10 +50,10 @@ pub enum RecordKind {
     FrameData = 10,
     /// [`crate::process::GoStream`].
     GoStream = 12,
-    /// [`crate::process::HandOff`].
-    HandOff = 16,
     /// [`crate::process::ProcessFork`] of a child that is traced provisionally, as its parent was.
     ProvisionalFork = 13,
+    /// [`crate::process::HandOff`].
+    HandOff = 16,
 }
 
 /// The integer names no [`RecordKind`]: the two sides were built from different sources.
@@ -80,8 +80,8 @@ impl TryFrom<u16> for RecordKind {
             11 => Self::ConnectionEstablished,
             10 => Self::FrameData,
             12 => Self::GoStream,
-            16 => Self::HandOff,
             13 => Self::ProvisionalFork,
+            16 => Self::HandOff,
             other => return Err(UnknownKind(other)),
         })
     }

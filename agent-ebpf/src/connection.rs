@@ -102,12 +102,8 @@ pub(crate) fn place(state: &mut ConnectionState, direction: Direction) -> Place 
         state.turn_captured = 0;
         state.turns += 1;
     }
-    let position = match direction {
-        Direction::Inbound => state.inbound.position,
-        Direction::Outbound => state.outbound.position,
-    };
     Place {
-        position,
+        position: state.position(direction),
         turn_start,
         budget: budget(state, direction, turn_start),
     }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -142,15 +143,15 @@ fn say_something_else(port: u16) {
 }
 
 /// `workloads/rustls`: its server, and its clients on one connection.
-fn rustls_hop(service: &str) -> Command {
-    let mut command = Command::new(example("rustls_hop"));
+fn rustls_hop(program: &Path, service: &str) -> Command {
+    let mut command = Command::new(program);
     command.env("OTEL_SERVICE_NAME", service);
     command.env_remove("OTEL_RESOURCE_ATTRIBUTES");
     command
 }
 
-fn rustls_server(twin: Twin, pki: &Pki) -> (Process, u16) {
-    let mut command = rustls_hop("server");
+fn rustls_server(program: &Path, twin: Twin, pki: &Pki) -> (Process, u16) {
+    let mut command = rustls_hop(program, "server");
     command.arg("server");
     match twin {
         Twin::Plain => command.args(["-", "-"]),
@@ -175,9 +176,10 @@ fn rustls_says_what_is_said_in_plain_text() {
     require_root!(alone);
     let pki = Pki::new();
     let authority = pki.authority_certificate();
+    let program = example("rustls_hop");
     for (client, sizes) in CLIENTS {
         let [plain, tls]: [Traced; 2] = [Twin::Plain, Twin::Tls].map(|twin| {
-            let (server, port) = rustls_server(twin, &pki);
+            let (server, port) = rustls_server(&program, twin, &pki);
             let authority = match twin {
                 Twin::Plain => "-",
                 Twin::Tls => text(&authority),
@@ -186,7 +188,7 @@ fn rustls_says_what_is_said_in_plain_text() {
                 |agent| agent.pid(server.pid()).args(["--exe", "*/rustls_hop"]),
                 || {
                     let urls = sizes.map(|size| twin.url(port, &format!("/bytes/{size}")));
-                    let mut command = rustls_hop("client");
+                    let mut command = rustls_hop(&program, "client");
                     output(command.args([client, authority]).args(urls));
                 },
             )
@@ -237,13 +239,7 @@ fn symbols_may_be_in_a_file_of_their_own() {
     let below = place.join(".build-id").join(first);
     fs::create_dir_all(&below).expect("a directory");
 
-    let mut command = Command::new(&program);
-    command.arg("server");
-    command.arg(pki.server_certificate()).arg(pki.server_key());
-    command.env("OTEL_SERVICE_NAME", "server");
-    command.env_remove("OTEL_RESOURCE_ATTRIBUTES");
-    let mut server = Process::spawn("rustls_hop", &mut command);
-    let port = server.announced_port();
+    let (server, port) = rustls_server(&program, Twin::Tls, &pki);
     for (symbols, is_captured) in [
         ("own", true),
         ("own.exchanged", false),
@@ -255,7 +251,7 @@ fn symbols_may_be_in_a_file_of_their_own() {
             agent.pid(server.pid())
         };
         let traced = trace_with(told, || {
-            let mut command = rustls_hop("client");
+            let mut command = rustls_hop(&program, "client");
             command.arg("http1").arg(pki.authority_certificate());
             command.arg(Twin::Tls.url(port, "/bytes/7"));
             output(&mut command);

@@ -183,19 +183,11 @@ fn try_handle<const LOOPS: bool>(transfer: &Transfer, traced: TracedUnit) -> Opt
     emit_data::<LOOPS>(transfer, sock, identity, traced, state)
 }
 
-#[inline(always)]
-fn position(state: &ConnectionState, direction: Direction) -> u64 {
-    match direction {
-        Direction::Inbound => state.inbound.position,
-        Direction::Outbound => state.outbound.position,
-    }
-}
-
 /// Where a direction begins is kept of every connection: that a process uses TLS is not known
 /// before its first session, whose handshake has begun by then.
 #[inline(always)]
 fn note_origin(transfer: &Transfer, sock: Sock, state: &mut ConnectionState) {
-    if position(state, transfer.direction) == 0 && state.complete == 1 {
+    if state.position(transfer.direction) == 0 && state.complete == 1 {
         let next = sequence(state, sock, transfer.direction);
         state.origins[transfer.direction as usize] = next.wrapping_sub(transfer.result as u32);
     }
@@ -211,12 +203,11 @@ fn is_encrypted(
 ) -> bool {
     let next = sequence(state, sock, transfer.direction);
     let sequence = next.wrapping_sub(transfer.result as u32);
-    let position = position(state, transfer.direction);
     let socket = SocketCall {
         connection: identity,
         direction: transfer.direction,
         moved: transfer.result as u32,
-        position,
+        position: state.position(transfer.direction),
         sequence,
         origin: state.origins[transfer.direction as usize],
     };

@@ -67,7 +67,7 @@ fn try_report(data: &Moved<'_>) -> Option<()> {
     }
     let carrier = carrier(sock, connection, data.traced)?;
     carrier.carried = Carried::Encrypted as u8;
-    let session = read::unknown(&session(data, descriptor, sock, connection, carrier));
+    let session = read::unknown(&session(data, descriptor, connection, carrier));
     let task = read::unknown(&task(data));
     if !is_owner(data, &session) {
         return None;
@@ -121,31 +121,19 @@ fn carrier(
     Some(state)
 }
 
-/// What the other hooks keep of a session is known of this one by each call. A direction's origin
-/// is told with its first bytes: only then is it sure that no other thread moves its bytes.
+/// What the other hooks keep of a session is known of this one by each call.
 #[inline(always)]
 fn session(
     data: &Moved<'_>,
     descriptor: u32,
-    sock: Sock,
     connection: u64,
     carrier: &ConnectionState,
 ) -> TlsSession {
     let is_complete = carrier.complete == 1 && carrier.opened_ns >= data.program.tls_since_ns;
     let mut origins = [0; 2];
     if is_complete {
-        match data.direction {
-            Direction::Inbound => {
-                origins[0] = sock
-                    .copied_sequence()
-                    .wrapping_sub(carrier.inbound.position as u32);
-            }
-            Direction::Outbound => {
-                origins[1] = sock
-                    .write_sequence()
-                    .wrapping_sub(carrier.outbound.position as u32);
-            }
-        }
+        let direction = data.direction as usize;
+        origins[direction] = carrier.origins[direction];
     }
     TlsSession {
         identity: plaintext_identity(connection),
@@ -170,11 +158,7 @@ fn is_owner(data: &Moved<'_>, session: &TlsSession) -> bool {
     if state.frames_seen != mark(data.object) {
         return false;
     }
-    let position = match data.direction {
-        Direction::Inbound => state.inbound.position,
-        Direction::Outbound => state.outbound.position,
-    };
-    if position == 0 && session.complete == 1 {
+    if state.position(data.direction) == 0 && session.complete == 1 {
         announce(session, state);
     }
     true

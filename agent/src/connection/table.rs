@@ -169,11 +169,11 @@ impl Table {
             return None;
         }
         let (_, held) = *self.unproven.get(&unit)?;
-        let goes_on = id != held && id != held.carrier();
-        goes_on
-            .then(|| self.unproven.remove(&unit))
-            .flatten()
-            .map(|(_, id)| id)
+        if id == held || id == held.carrier() {
+            return None;
+        }
+        self.unproven.remove(&unit);
+        Some(held)
     }
 
     /// Sessions that have waited long enough for the proof of their connection, where what was

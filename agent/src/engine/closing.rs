@@ -89,11 +89,7 @@ impl Engine {
 
     fn forget_connection(&mut self, id: ConnectionId) {
         self.note_lacking(id, false);
-        let Some(connection) = self.connections.get(id) else {
-            return;
-        };
-        let process = connection.process;
-        self.judge_plaintext(id, process);
+        self.judge_plaintext(id);
         let Some(connection) = self.connections.get(id) else {
             return;
         };

@@ -1,10 +1,7 @@
 //! TLS sessions: which connection one travels on. Pure.
 
 use super::{Command, Engine};
-use crate::{
-    connection::Connection,
-    event::{ConnectionId, Data, Endpoints, PlaintextOpened, ProcessId, Role, Unit},
-};
+use crate::event::{ConnectionId, Data, Endpoints, PlaintextOpened, Role, Unit};
 
 /// How long after it was recorded what happened is handled, at most, when nothing else tells.
 const LAG_NS: u64 = 1_000_000_000;
@@ -43,16 +40,12 @@ impl Engine {
             let is_complete = opened.origins != [0; 2];
             self.meet_other_end(id, opened.role, is_complete, opened.endpoints);
         }
-        self.observe(id);
-        if is_late {
-            self.judge_plaintext(id, process);
-            self.connections.update_ask(id, now_ns);
-        }
+        self.read_on(id, now_ns);
     }
 
     /// Plaintext was handled.
     pub(super) fn note_plaintext(&mut self, id: ConnectionId, unit: Unit, now_ns: u64) {
-        self.judge_plaintext(id, unit.process);
+        self.judge_plaintext(id);
         let connection = self.connections.get(id);
         if connection.is_some_and(|connection| connection.waits_for_proof()) {
             self.connections.note_unproven(unit, id, now_ns);
@@ -75,21 +68,25 @@ impl Engine {
     }
 
     fn give_up_proof(&mut self, id: ConnectionId, now_ns: u64) {
-        let Some(connection) = self.connections.get(id) else {
-            return;
-        };
-        connection.handle_unproven();
-        let process = connection.process;
-        self.judge_plaintext(id, process);
+        if let Some(connection) = self.connections.get(id) {
+            connection.handle_unproven();
+            self.read_on(id, now_ns);
+        }
+    }
+
+    /// What was kept may have been read.
+    fn read_on(&mut self, id: ConnectionId, now_ns: u64) {
+        self.judge_plaintext(id);
         self.observe(id);
         self.connections.update_ask(id, now_ns);
     }
 
     /// Tells whether what a session carries is understood, as soon as that is known.
-    pub(super) fn judge_plaintext(&mut self, id: ConnectionId, process: ProcessId) {
-        let connection = self.connections.get(id);
-        if let Some(is_understood) = connection.and_then(Connection::take_judgement) {
-            let command = Command::NotePlaintext(process, is_understood);
+    pub(super) fn judge_plaintext(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(id)
+            && let Some(is_understood) = connection.take_judgement()
+        {
+            let command = Command::NotePlaintext(connection.process, is_understood);
             self.commands.push_back(command);
         }
     }

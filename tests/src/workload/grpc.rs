@@ -65,6 +65,11 @@ impl Implementation {
     }
 }
 
+fn serve_tls(command: &mut Command, pki: &Pki) {
+    command.env("TLS_CERTIFICATE", pki.server_certificate());
+    command.env("TLS_KEY", pki.server_key());
+}
+
 /// An example of this crate, built on first use.
 pub fn example(name: &str) -> PathBuf {
     let target = target_directory();
@@ -112,8 +117,7 @@ impl Store {
     /// grpc-go or grpcio, inside TLS.
     pub fn start_tls(implementation: Implementation, service: &str, pki: &Pki) -> Self {
         let mut command = implementation.command();
-        command.env("TLS_CERTIFICATE", pki.server_certificate());
-        command.env("TLS_KEY", pki.server_key());
+        serve_tls(&mut command, pki);
         command.arg("serve").env("OTEL_SERVICE_NAME", service);
         let mut process = Process::spawn(implementation.name(), &mut command);
         let port = process.announced_port();
@@ -234,8 +238,7 @@ impl Caller {
     ) -> Self {
         let mut command = Implementation::Python.command();
         command.env("OTHER_SESSIONS", sessions.to_string());
-        command.env("TLS_CERTIFICATE", pki.server_certificate());
-        command.env("TLS_KEY", pki.server_key());
+        serve_tls(&mut command, pki);
         command.env("TLS_AUTHORITY", pki.authority_certificate());
         Self::start_command("grpc-caller", command, service, &[port, count, parallel])
     }

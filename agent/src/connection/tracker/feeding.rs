@@ -67,7 +67,7 @@ impl Connection {
         };
         undecided.add(data, turn_start, origin, complete);
         let is_known = self.endpoints != Endpoints::Unknown;
-        let is_full = undecided.turns > ANSWER || !undecided.is_worth_more();
+        let is_full = !undecided.is_worth_more();
         let is_answered = undecided.turns >= ANSWER;
         if is_known || is_full || (is_answered && !self.waits_for_proof()) {
             self.ask();
